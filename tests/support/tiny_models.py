@@ -27,7 +27,8 @@ CHAT_TEMPLATE = (
 )
 CHAT_TEMPLATE_WITH_GENERATION = (
     "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>\n' }}{% endgeneration %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>\n' }}{% endgeneration %}"
     "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -83,8 +84,9 @@ def build_tiny_llama(
 ) -> Path:
     """Write a Llama of about 0.4 M parameters and its tokenizer into `folder`, and return the folder.
 
-    `overrides` are LlamaConfig fields (`tie_word_embeddings=True`, `num_hidden_layers=1`…). The widths are multiples of 128,
-    so that GPTQ's default group size fits. The same arguments give the same weights; the global random state is left alone.
+    `overrides` are LlamaConfig fields (`tie_word_embeddings=True`, `num_hidden_layers=1`…). The widths are multiples
+    of 128, so that GPTQ's default group size fits. The same arguments give the same weights; the global random state
+    is left alone.
     """
     tokenizer = tokenizer or build_tiny_tokenizer()
     fields: dict[str, object] = {
