@@ -1,0 +1,50 @@
+"""The optimizers that can be named, as transformers names them."""
+
+OPTIMIZERS: tuple[str, ...] = (
+    "adafactor",
+    "adagrad",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "adamw_torch",
+    "adamw_torch_fused",
+    "ademamix",
+    "ademamix_8bit",
+    "lion_32bit",
+    "lion_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "paged_ademamix_32bit",
+    "paged_ademamix_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+    "rmsprop",
+    "rmsprop_bnb",
+    "rmsprop_bnb_32bit",
+    "rmsprop_bnb_8bit",
+    "sgd",
+)
+"""Those of torch, transformers and bitsandbytes, which are installed with the trainer."""
+
+OPTIMIZERS_ELSEWHERE: tuple[str, ...] = (
+    "adalomo",
+    "adamw_anyprecision",
+    "adamw_torch_4bit",
+    "adamw_torch_8bit",
+    "adamw_torch_npu_fused",
+    "adamw_torch_xla",
+    "apollo_adamw",
+    "apollo_adamw_layerwise",
+    "galore_adafactor",
+    "galore_adafactor_layerwise",
+    "galore_adamw",
+    "galore_adamw_8bit",
+    "galore_adamw_8bit_layerwise",
+    "galore_adamw_layerwise",
+    "grokadamw",
+    "lomo",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
+    "stable_adamw",
+)
+"""Those that need a package or a device that is not installed with the trainer."""
