@@ -38,5 +38,5 @@ def _call(load: Callable[[], Callable[[], object]], *, name: str) -> None:
     except PluginError:
         raise
     # A plugin is a user's code: whatever it raises is told as the plugin's failure.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise PluginError(f"the plugin {name!r} failed: {type(error).__name__}: {error}", param="plugins") from error

@@ -32,7 +32,10 @@ class Registry(Generic[Component]):
         self._values[key] = value
 
     def get(self, key: str) -> Component:
-        """The component of `key`. Raises UnknownKeyError naming the nearest keys, PluginError for a broken lazy value."""
+        """The component of `key`.
+
+        Raises UnknownKeyError naming the nearest keys, and PluginError for a lazy value that cannot be imported.
+        """
         if key not in self._values:
             raise UnknownKeyError(describe_unknown_key(key, known=self.keys(), where=self.name))
         value = self._values[key]

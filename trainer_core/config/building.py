@@ -1,7 +1,6 @@
 """Building a Config from plain values, and what is wrong with them when it cannot be built."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from trainer_core.registry import describe_unknown_key
 
 if TYPE_CHECKING:
     from trainer_core.types import JsonValue
+
+_adapters: dict[type[Config], TypeAdapter[Config]] = {}
 
 SECRET_FIELDS: tuple[str, ...] = ("huggingface_hub_token", "wandb_api_key")
 """Fields that are encrypted apart from the Config and never answered."""
@@ -35,10 +36,23 @@ SCRIPT_ONLY_FIELDS: dict[str, str] = {
 """Fields refused over HTTP when they differ from their defaults, and what to use instead."""
 
 
-@functools.cache
 def config_adapter(config_cls: type[Config] = Config) -> TypeAdapter[Config]:
     """The validator of a Config class; works for subclasses made with the standard library's dataclass too."""
-    return TypeAdapter(config_cls)
+    if config_cls not in _adapters:
+        _adapters[config_cls] = TypeAdapter(config_cls)
+    return _adapters[config_cls]
+
+
+def build_config_schema(config_cls: type[Config] = Config) -> "dict[str, JsonValue]":
+    """The JSON Schema of a Config class, with a description for every key that has one in the class or in Config."""
+    schema = config_adapter(config_cls).json_schema()
+    documented = config_adapter(Config).json_schema()["properties"]
+    helps = {field.name: field.metadata.get("help") for field in dataclasses.fields(config_cls)}
+    for name, key in schema["properties"].items():
+        description = documented.get(name, {}).get("description") or helps.get(name)
+        if description and "description" not in key:
+            key["description"] = description
+    return schema
 
 
 def build_config(values: Mapping[str, object], config_cls: type[Config] = Config) -> Config:

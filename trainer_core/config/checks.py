@@ -96,5 +96,5 @@ def _unknown_names(config: "Config") -> Iterator[Problem]:
         message = f"optim={config.optim!r} needs a package that is not installed; it is not supported yet"
         yield Problem(message, "optim", "not_yet_supported")
     elif config.optim is not None and config.optim not in OPTIMIZERS:
-        message = describe_unknown_key(config.optim, known=list(OPTIMIZERS), where="optim")
+        message = describe_unknown_key(config.optim, known=list(OPTIMIZERS), where="the list of optimizers")
         yield Problem(message, "optim", "invalid_value")

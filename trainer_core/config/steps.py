@@ -62,9 +62,7 @@ def _check_prepare(config: Config, _steps: Sequence[Step], inputs: AvailableInpu
     if inputs.training_file or not config.prepare_dataset:
         return
     if config.dataset_key in DATASETS_WITHOUT_SOURCE:
-        message = (
-            f"training_file: the data set {config.dataset_key!r} has no data of its own; upload a file and give its id"
-        )
+        message = f"training_file: the data set {config.dataset_key!r} brings no data; upload a file and give its id"
         yield Problem(message, "training_file", "missing_input")
 
 
@@ -73,12 +71,8 @@ def _check_train(config: Config, steps: Sequence[Step], inputs: AvailableInputs)
         name = "load_in_4bit" if config.load_in_4bit else "load_in_8bit"
         yield Problem(f"{name}: quantized weights cannot be trained; set apply_lora=True", "apply_lora", "conflict")
     if Step.PREPARE in steps:
-        if inputs.prepared_data and inputs.training_file:
-            message = (
-                "input_job brings prepared data and training_file other data; give one of them, or leave out prepare"
-            )
-            yield Problem(message, "training_file", "conflict")
-    elif inputs.training_file:
+        return
+    if inputs.training_file:
         yield Problem("steps: training_file is read by the step prepare; add it", "steps", "invalid_steps")
     elif not inputs.prepared_data:
         message = "steps: train needs data; add the step prepare, or give an input_job that prepared some"
@@ -86,25 +80,17 @@ def _check_train(config: Config, steps: Sequence[Step], inputs: AvailableInputs)
 
 
 def _check_fuse(config: Config, steps: Sequence[Step], inputs: AvailableInputs) -> Iterator[Problem]:
-    given = [
-        name
-        for name, there in (("input_job", inputs.adapter), ("lora_hub_model_id", config.lora_hub_model_id))
-        if there
-    ]
     if Step.TRAIN in steps and not config.apply_lora:
         message = "apply_lora: fuse merges a LoRA adapter, but this job trains all weights; set it, or leave out fuse"
         yield Problem(message, "apply_lora", "conflict")
     elif Step.TRAIN in steps and config.lora_hub_model_id:
         message = "lora_hub_model_id: this job trains the adapter that it fuses; leave out one of the two"
         yield Problem(message, "lora_hub_model_id", "conflict")
-    elif Step.TRAIN not in steps and not given:
+    elif Step.TRAIN not in steps and not (inputs.adapter or config.lora_hub_model_id):
         message = (
-            "steps: fuse needs a LoRA adapter; add train with apply_lora=True, or give input_job or lora_hub_model_id"
+            "steps: fuse needs a LoRA adapter; train one with apply_lora=True, give input_job or lora_hub_model_id"
         )
         yield Problem(message, "steps", "missing_input")
-    elif Step.TRAIN not in steps and len(given) > 1:
-        message = "lora_hub_model_id: input_job brings an adapter too; give one of the two"
-        yield Problem(message, "lora_hub_model_id", "conflict")
 
 
 def _check_quantize(config: Config, steps: Sequence[Step], inputs: AvailableInputs) -> Iterator[Problem]:
