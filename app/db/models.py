@@ -1,0 +1,203 @@
+"""The tables. Times are unix seconds; identifiers compare byte by byte, so that their order is their age."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+IdText = String(64).with_variant(String(64, collation="C"), "postgresql")
+Json = JSON(none_as_null=True)
+
+
+def _job_id() -> Column[str]:
+    return Column("job_id", IdText, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True, doc="HMAC-SHA256 of the key, hex"),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, doc="None: never"),
+    Column("revoked_at", Double),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("num_rows", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("storage_key", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "owner", "id"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("name", Text),
+    Column("metadata", Json, nullable=False),
+    Column("config", Json, nullable=False, doc="resolved, secrets as null"),
+    Column("step", String(16), doc="the running step"),
+    Column("steps", Json, nullable=False, doc="one object a step: name, status, times, error"),
+    Column("progress", Json, nullable=False),
+    Column("training_file", IdText),
+    Column("validation_file", IdText),
+    Column("calibration_file", IdText),
+    Column("input_job", IdText, index=True),
+    Column("num_gpus", Integer, doc="None until the fleet is known"),
+    Column("required_keys", Json, nullable=False, doc="registry name to the key a worker must announce"),
+    Column("priority", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("max_runtime_seconds", Double),
+    Column("attempt", Integer, nullable=False, doc="counts claims; the fence of every later write"),
+    Column("failures", Integer, nullable=False),
+    Column("last_seq", Integer, nullable=False, doc="number of the newest event"),
+    Column("cancel_requested_at", Double),
+    Column("worker_id", IdText, doc="queued: where the wake-up went; running: who holds the lease"),
+    Column("gpus", Json, nullable=False, doc="device indices while running"),
+    Column("dispatched_at", Double, doc="when the wake-up was last sent; None: not yet"),
+    Column("lease_expires_at", Double),
+    Column("error", Json),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Index(None, "owner", "id"),
+    Index(None, "owner", "status", "id"),
+    Index(None, "status", "dispatched_at"),
+    Index(None, "status", "num_gpus", "priority", "id"),
+    Index(None, "status", "lease_expires_at"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _job_id(),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("worker_id", IdText, nullable=False),
+    Column("gpus", Json, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("outcome", String(16), doc="succeeded, failed, cancelled, requeued or lost"),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("error", Json),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _job_id(),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("step", String(16)),
+    Column("level", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False, doc="sha256 of the canonical body, hex"),
+    # No foreign key: the key is taken before the job's row, so that of two equal submissions one waits for the other.
+    Column("job_id", IdText, nullable=False, index=True),
+    Column("created_at", Double, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("job_id", IdText, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("name", String(16), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("storage_key", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("job_id", "path"),
+)
+
+job_secrets = Table(
+    "job_secrets",
+    metadata,
+    _job_id(),
+    Column("field", String(64), primary_key=True),
+    Column("key_id", String(16), nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+)
+
+log_chunks = Table(
+    "log_chunks",
+    metadata,
+    _job_id(),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("first_line", Integer, primary_key=True, autoincrement=False),
+    Column("num_lines", Integer, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("storage_key", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("gpus", Json, nullable=False, doc="one object a GPU: index, name, memory_bytes"),
+    Column("slots", Integer, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("catalogue_digest", String(64), nullable=False),
+    Column("registered_at", Double, nullable=False),
+    Column("last_seen_at", Double, nullable=False),
+    Column("departed_at", Double, doc="set when the worker is known to be gone"),
+)
+
+catalogues = Table(
+    "catalogues",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("registries", Json, nullable=False),
+    Column("configs", Json, nullable=False, doc="registry key of a Config to its JSON Schema"),
+    Column("created_at", Double, nullable=False),
+)

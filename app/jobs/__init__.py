@@ -1,0 +1,1 @@
+"""Jobs: what users submit, workers run and the reconciler keeps moving."""
