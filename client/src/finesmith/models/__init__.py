@@ -1,0 +1,1 @@
+"""What the service answers, as frozen dataclasses: one kind of thing a file."""

@@ -1,0 +1,1 @@
+"""How `wait` shows a job's progress: a bar on a terminal, lines elsewhere."""

@@ -1,0 +1,1 @@
+"""The groups of calls that a client has: one a file."""

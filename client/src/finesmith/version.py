@@ -1,0 +1,3 @@
+"""The version of this SDK, sent to the server in every request's User-Agent."""
+
+__version__ = "0.1.0"
