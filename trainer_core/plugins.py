@@ -1,5 +1,6 @@
 """Loading of users' extensions: functions that add to the registries before a step runs."""
 
+import functools
 import importlib
 import importlib.metadata
 from collections.abc import Callable
@@ -19,7 +20,7 @@ def load_plugins(spec: str | None) -> None:
         _call(entry_point.load, name=entry_point.name)
     for path in (part.strip() for part in (spec or "").split(",")):
         if path:
-            _call(lambda path=path: _find_function(path), name=path)
+            _call(functools.partial(_find_function, path), name=path)
 
 
 def _find_function(path: str) -> Callable[[], object]:
