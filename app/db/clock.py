@@ -8,7 +8,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 
-class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function that it is
+class db_now(FunctionElement[float]):
     """Unix seconds at the moment the statement runs (SQLite: to the millisecond)."""
 
     type = Double()

@@ -55,6 +55,7 @@ files = Table(
     Column("purpose", String(32), nullable=False),
     Column("num_bytes", BigInteger, nullable=False),
     Column("num_rows", BigInteger, nullable=False),
+    Column("row_keys", Json, nullable=False, doc="keys of the first row"),
     Column("sha256", String(64), nullable=False),
     Column("storage_key", Text, nullable=False),
     Column("created_at", Double, nullable=False),

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from pydantic import JsonValue
 
 from app.states import JobStatus, StepStatus
 
+Row = TypeVar("Row")
 
-@dataclass(frozen=True, slots=True)
-class Page[T]:
+
+@dataclass(frozen=True)
+class Page(Generic[Row]):
     """One page of a list; `has_more` says that further rows lie behind it."""
 
-    data: list[T]
+    data: list[Row]
     has_more: bool
 
 

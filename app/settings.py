@@ -1,0 +1,95 @@
+"""Settings of an installation, read from FINESMITH_* environment variables."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+# sun_path holds 108 bytes on Linux, 104 on macOS.
+_LONGEST_SOCKET_PATH = 100
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Everything that an administrator can set; `Settings()` reads the environment, arguments win over it."""
+
+    model_config = SettingsConfigDict(env_prefix="FINESMITH_", extra="ignore", use_attribute_docstrings=True)
+
+    data_dir: Path = Path("finesmith-data")
+    """Folder of everything embedded: database, uploads, artifacts, sockets, keys. Made absolute."""
+    database_url: str = ""
+    """`sqlite:///…` or `postgresql+psycopg://…`. Empty: SQLite in the data folder."""
+    redis_url: str = ""
+    """Redis or Valkey: `redis://…`, `rediss://…` or `unix:///path`. Empty: the embedded Valkey's socket."""
+    storage_url: str = ""
+    """Where files and artifacts lie: a folder or an fsspec URL such as `s3://bucket/prefix`. Empty: in the data folder."""
+    model_root: Path | None = None
+    """Folder of local models, named over HTTP as `local:<name>`. None: local models are refused."""
+    config_root: Path | None = None
+    """Folder of DeepSpeed configurations, named over HTTP as `local:<name>`. None: they are refused."""
+    trusted_model_code: Annotated[tuple[str, ...], NoDecode] = ()
+    """Models whose own code may run: comma-separated `owner/name@<commit sha>`."""
+    secret_key: SecretStr = SecretStr("")
+    """32 bytes in base64: encrypts tokens, signs API keys. Empty: made at first use in `<data_dir>/secret_key`."""
+    host: str = "127.0.0.1"
+    """Address that the server listens on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """TCP port that the server listens on."""
+    max_body_bytes: Annotated[int, Field(gt=0)] = 1 << 20
+    """Largest body of a request that is not an upload."""
+    max_upload_bytes: Annotated[int, Field(gt=0)] = 8 << 30
+    """Largest uploaded file."""
+    lease_seconds: Seconds = 60.0
+    """How long a worker holds a job without a sign of life; a worker is offline after as long."""
+    heartbeat_seconds: Seconds = 15.0
+    """How often a worker renews the leases of its jobs and shows itself; well below the lease."""
+    reconcile_interval_seconds: Seconds = 1.0
+    """How often leases are checked and waiting jobs are sent out."""
+    redispatch_seconds: Seconds = 10.0
+    """A wake-up that no worker has followed for this long is sent again."""
+    cancel_grace_seconds: Seconds = 30.0
+    """Time a cancelled job has to stop by itself before it is killed."""
+    worker_gpus: Annotated[tuple[int, ...] | None, NoDecode] = None
+    """Indices of the GPUs that this worker uses, comma-separated; empty text: none. None: all that are found."""
+    worker_slots: Annotated[int | None, Field(ge=1)] = None
+    """Jobs that this worker runs at a time. None: one a GPU, one on a host without."""
+    plugins: str | None = None
+    """Plugins besides installed ones: comma-separated `module:function`."""
+    metrics_public: bool = False
+    """Answer `/metrics` without a key."""
+    log_level: str = "INFO"
+    """Least severe messages that are logged: DEBUG, INFO, WARNING or ERROR."""
+
+    @field_validator("trusted_model_code", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("worker_gpus", mode="before")
+    @classmethod
+    def _split_numbers(cls, value: object) -> object:
+        return tuple(int(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _derive(self) -> "Settings":
+        self.data_dir = self.data_dir.expanduser().absolute()
+        self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'finesmith.db'}"
+        self.storage_url = self.storage_url or str(self.data_dir / "storage")
+        self.redis_url = self.redis_url or f"unix://{self.valkey_socket}"
+        if self.heartbeat_seconds >= self.lease_seconds:
+            raise ValueError("heartbeat_seconds must be below lease_seconds")
+        return self
+
+    @property
+    def valkey_socket(self) -> Path:
+        """The embedded Valkey's socket: in the data folder, or in a private short one when that path is too long."""
+        socket = self.data_dir / "run" / "valkey.sock"
+        if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH:
+            return socket
+        digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"finesmith-{os.getuid()}-{digest}" / "valkey.sock"
