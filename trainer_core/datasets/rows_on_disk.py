@@ -1,0 +1,74 @@
+"""A JSON Lines file as a sequence of rows that stay on disk until they are asked for."""
+
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from trainer_core.errors import DataError
+from trainer_core.types import RawSample
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class RowsOnDisk(Sequence[RawSample]):
+    """The rows of a file, 24 bytes of memory each; blank lines are no rows.
+
+    The file is opened for every access, so that a copy of this object in another process shares nothing with this one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file once to find its lines. Raises OSError for a file that cannot be read."""
+        self.path = path
+        self._starts = array("Q")
+        self._ends = array("Q")
+        self._line_numbers = array("Q")
+        position = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                start = position + (len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0)
+                position += len(line)
+                if line[start - position :].strip():
+                    self._starts.append(start)
+                    self._ends.append(position)
+                    self._line_numbers.append(number)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> RawSample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RawSample]: ...
+
+    def __getitem__(self, index: int | slice) -> RawSample | list[RawSample]:
+        """Raises DataError naming the line that is not JSON."""
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return self._parse(self.read_line(index), index)
+
+    def __iter__(self) -> Iterator[RawSample]:
+        with self.path.open("rb") as file:
+            for index, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
+                file.seek(start)
+                yield self._parse(file.read(end - start), index)
+
+    def read_line(self, index: int) -> bytes:
+        """The bytes of a row as they stand in the file."""
+        start, end = self._starts[index], self._ends[index]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def get_line_number(self, index: int) -> int:
+        """The line, from 1, on which a row stands."""
+        return self._line_numbers[index]
+
+    def _parse(self, line: bytes, index: int) -> Any:
+        try:
+            return json.loads(line.decode())
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            reason = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
+            raise DataError(f"{self.path.name} line {self.get_line_number(index)}: not {reason}: {error}") from error
