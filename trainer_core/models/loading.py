@@ -1,0 +1,87 @@
+"""Loading of a base model for training, fusing and quantizing."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from trainer_core.config import Config
+from trainer_core.errors import ModelLoadError
+from trainer_core.models.attention import choose_attention
+from trainer_core.models.dtype import choose_dtype
+from trainer_core.models.failures import load_errors
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingChoices:
+    """What a step decides about loading beyond the Config."""
+
+    dtype: torch.dtype | str | None = None
+    """None: by the dtype rules; "auto": as the checkpoint was saved."""
+    quantization_config: Any = None
+    device_map: str | None = None
+    """None: the CPU, or for a quantized model the current GPU."""
+
+
+def load_model(config: Config, *, choices: LoadingChoices | None = None, name: str | None = None) -> PreTrainedModel:
+    """The causal language model `name`, None: the Config's, from safetensors files only.
+
+    Raises ModelLoadError when it does not exist, is of another kind, or lacks weights.
+    """
+    choices = choices or LoadingChoices(device_map=config.device_map)
+    name = name or config.model_name_or_path
+    options: dict[str, Any] = {
+        "dtype": choices.dtype or choose_dtype(config),
+        "trust_remote_code": config.trust_remote_code,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    optional = {
+        "quantization_config": choices.quantization_config,
+        "device_map": choices.device_map,
+        "attn_implementation": choose_attention(config),
+        "revision": config.model_revision if name == config.model_name_or_path else None,
+        "token": config.huggingface_hub_token,
+        "offload_folder": config.offload_folder,
+    }
+    options |= {key: value for key, value in optional.items() if value is not None}
+    with load_errors(f"the model {name!r}", param="model_name_or_path"):
+        model, info = AutoModelForCausalLM.from_pretrained(name, **options)
+    _check_all_weights_came(model, info, name=name)
+    if getattr(model.config, "pretraining_tp", 1) != 1:
+        model.config.pretraining_tp = 1
+    repair_generation_config(model)
+    return model  # type: ignore[no-any-return]
+
+
+def _check_all_weights_came(model: PreTrainedModel, info: Any, *, name: str) -> None:
+    """transformers only warns when weights are missing, and leaves them random: training would go on from noise."""
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    missing = sorted(set(info["missing_keys"]) & parameters)
+    mismatched = sorted(str(key) for key in info["mismatched_keys"])
+    if missing or mismatched:
+        shown = ", ".join((missing + mismatched)[:5])
+        message = (
+            f"the model {name!r} lacks {len(missing) + len(mismatched)} weights of a {type(model).__name__} ({shown}"
+            f"{', …' if len(missing) + len(mismatched) > 5 else ''}); it is not a whole causal language model"
+        )
+        raise ModelLoadError(message, param="model_name_or_path")
+
+
+def repair_generation_config(model: PreTrainedModel) -> None:
+    """Turns sampling on where a model's generation settings name a temperature or top_p but no sampling.
+
+    Several published models do so, and transformers refuses to save such settings.
+    """
+    settings = model.generation_config
+    if settings is None or settings.do_sample:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        _logger.info("generation settings of the base turned to do_sample=True: %s", error)
+        settings.do_sample = True
