@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from trainer_core.redaction import Redactor
 from trainer_core.types import JsonValue
 
 EventLevel = Literal["info", "warning", "error"]
@@ -69,13 +70,14 @@ class EventWriter:
     its file.
     """
 
-    def __init__(self, path: Path, *, step: str | None = None) -> None:
+    def __init__(self, path: Path, *, step: str | None = None, redactor: Redactor | None = None) -> None:
         self._step = step
+        self._redactor = redactor or Redactor()
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
     def emit(
         self,
-        type: str,  # noqa: A002 - the field's name in the file
+        type: str,
         *,
         message: str = "",
         level: EventLevel = "info",
@@ -85,7 +87,7 @@ class EventWriter:
         record = EventRecord(
             type=type, created_at=time.time(), step=self._step, level=level, message=message, data=data
         )
-        line = record.to_line()
+        line = self._redactor.redact(record.to_line())
         written = os.write(self._fd, line)
         if written != len(line):
             # The disk filled in mid-line: the second write raises, or completes a line that another process may have

@@ -25,7 +25,7 @@ class EventSink(Protocol):
 
     def emit(
         self,
-        type: str,  # noqa: A002 - the field's name in an event
+        type: str,
         *,
         message: str = "",
         level: EventLevel = "info",
@@ -43,7 +43,7 @@ class LoggingEventSink:
 
     def emit(
         self,
-        type: str,  # noqa: A002 - the field's name in an event
+        type: str,
         *,
         message: str = "",
         level: EventLevel = "info",

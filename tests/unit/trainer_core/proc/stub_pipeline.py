@@ -1,0 +1,17 @@
+"""The real pipeline with the stub step program in place of the real one."""
+
+import sys
+from pathlib import Path
+
+from trainer_core.launch.single import SingleLauncher
+from trainer_core.pipeline import main
+
+HERE = Path(__file__).parent
+
+if __name__ == "__main__":
+    sys.exit(
+        main(
+            launcher=SingleLauncher(entry=[str(HERE / "stub_step.py")]),
+            stage_launcher=SingleLauncher(entry=[str(HERE / "stub_stage.py")]),
+        )
+    )

@@ -1,0 +1,1 @@
+"""How a step becomes one or more operating-system processes."""

@@ -1,0 +1,59 @@
+"""One running step: starts it in a session of its own, gives it its secrets, keeps what it prints."""
+
+import os
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer_core.launch.base import LaunchCommand
+from trainer_core.log_sink import LogSink
+from trainer_core.secrets_line import format_secrets
+from trainer_core.watchdog import kill_descendants
+
+_DRAIN_SECONDS = 10.0
+"""How long output may still come after the step and all that it started are gone."""
+
+
+class StepProcess:
+    """A started step. Its stdin stays open until it has ended: end-of-file tells it that nobody waits any more."""
+
+    def __init__(
+        self, command: LaunchCommand, *, folder: Path, env: Mapping[str, str], secrets: Mapping[str, str], sink: LogSink
+    ) -> None:
+        self._popen = subprocess.Popen(
+            command.argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**os.environ, **env, **command.env},
+            start_new_session=True,
+        )
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._drain = threading.Thread(
+            target=sink.drain, args=(self._popen.stdout.fileno(),), name="step-output", daemon=True
+        )
+        self._drain.start()
+        try:
+            self._popen.stdin.write(format_secrets(secrets))
+            self._popen.stdin.flush()
+        except BrokenPipeError:
+            # It died before it read them; its exit status says why.
+            return
+
+    def wait(self) -> int:
+        """Waits for the step, kills whatever it left behind, and returns its exit status (negative: a signal)."""
+        status = self._popen.wait()
+        kill_descendants()
+        # A process that outlives SIGKILL, in the kernel, may hold the pipe: its output is not worth waiting for.
+        self._drain.join(_DRAIN_SECONDS)
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None and not self._drain.is_alive():
+                pipe.close()
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Signals the step's own process; one that has ended is left alone."""
+        self._popen.send_signal(number)

@@ -1,0 +1,188 @@
+"""Runs the steps of one attempt, each as its own process, and ends all of them when the worker is gone.
+
+`python -m trainer_core.pipeline --workspace ROOT --attempt N`. Stdin: one line of secrets, then held open by the
+worker. It imports nothing heavy, so that it hears of a closed pipe at once. Exit status: 0; 1, see `result.json`; 74,
+the disk is full; 75, stopped as asked.
+"""
+
+import argparse
+import errno
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from trainer_core.enums import Step
+from trainer_core.errors import DiskFullError
+from trainer_core.events import EventWriter
+from trainer_core.host_memory import count_oom_kills
+from trainer_core.job_spec import JobSpec
+from trainer_core.launch.base import Launcher, LaunchRequest
+from trainer_core.launch.single import SingleLauncher
+from trainer_core.launch.step_process import StepProcess
+from trainer_core.log_sink import LogSink
+from trainer_core.markers import find_done_marker
+from trainer_core.outcome import (
+    EXIT_DISK_FULL,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_SUCCEEDED,
+    AttemptResult,
+    Failure,
+    read_failure,
+    write_result,
+)
+from trainer_core.redaction import Redactor
+from trainer_core.secrets_line import read_secrets
+from trainer_core.staged_inputs import are_inputs_staged
+from trainer_core.step_exit import classify_step_exit
+from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
+from trainer_core.workspace import Workspace
+
+_STAGE_ENTRY = ("-m", "trainer_core.stage_main")
+
+
+class StopRequest:
+    """SIGTERM to the pipeline: remembered, and handed on to the step that runs."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._process: StepProcess | None = None
+
+    def watch(self, process: StepProcess | None) -> None:
+        """Names the process to hand the signal to; hands it on at once when the request came before."""
+        self._process = process
+        if process is not None and self.is_set:
+            process.send_signal(signal.SIGTERM)
+
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGTERM and SIGINT."""
+        self.is_set = True
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+
+
+class Pipeline:
+    """One attempt at one job."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        spec: JobSpec,
+        secrets: Mapping[str, str],
+        launcher: Launcher,
+        stage_launcher: Launcher,
+        stop: StopRequest,
+    ) -> None:
+        self._workspace = workspace
+        self._spec = spec
+        self._secrets = secrets
+        self._launcher = launcher
+        self._stage_launcher = stage_launcher
+        self._stop = stop
+        self._redactor = Redactor(tuple(secrets.values()))
+        self._attempt = workspace.attempt(spec.attempt)
+
+    def run(self) -> AttemptResult:
+        """Runs the steps that are not done, in order, until one does not succeed. Raises OSError for a full disk."""
+        for step in self._spec.steps:
+            if self._stop.is_set:
+                return AttemptResult("interrupted")
+            result = self._run_step(step)
+            if result.status != "succeeded":
+                return result
+        return AttemptResult("succeeded")
+
+    def _run_step(self, step: Step) -> AttemptResult:
+        marker = find_done_marker(self._workspace, spec=self._spec, step=step)
+        if marker is not None:
+            with EventWriter(self._attempt.events, step=step) as events:
+                events.emit("step.skipped", message=f"{step} is already done", data={"facts": dict(marker.facts)})
+            return AttemptResult("succeeded")
+        if step is not Step.PREPARE and not are_inputs_staged(self._workspace):
+            # Prepare stages what it and the others read; without it somebody has to, for the others are offline.
+            staged = self._run_process(step, launcher=self._stage_launcher, is_offline=False)
+            if staged.status != "succeeded":
+                return staged
+        result = self._run_process(step, launcher=self._launcher, is_offline=step is not Step.PREPARE)
+        if result.status == "succeeded" and find_done_marker(self._workspace, spec=self._spec, step=step) is None:
+            message = f"the step {step} ended without an error but left no complete outputs"
+            return AttemptResult("failed", Failure("internal_error", message, step=step))
+        return result
+
+    def _run_process(self, step: Step, *, launcher: Launcher, is_offline: bool) -> AttemptResult:
+        failure_path = self._attempt.step_error(step)
+        failure_path.unlink(missing_ok=True)
+        oom_kills_before = count_oom_kills()
+        request = LaunchRequest(workspace=self._workspace.root, attempt=self._spec.attempt, step=step)
+        with LogSink(self._attempt.output, redactor=self._redactor) as sink:
+            process = StepProcess(
+                launcher.build_command(request),
+                folder=self._workspace.root,
+                env={"HF_HUB_OFFLINE": "1"} if is_offline else {},
+                secrets=self._secrets,
+                sink=sink,
+            )
+            self._stop.watch(process)
+            status = process.wait()
+            self._stop.watch(None)
+        return classify_step_exit(
+            status,
+            step=step,
+            failure=read_failure(failure_path),
+            was_stopped=self._stop.is_set,
+            had_oom_kill=count_oom_kills() > oom_kills_before,
+        )
+
+
+def main(
+    arguments: Sequence[str] | None = None, *, launcher: Launcher | None = None, stage_launcher: Launcher | None = None
+) -> int:
+    """Runs one attempt and returns the exit status. Takes over this process's stdin and signals."""
+    parser = argparse.ArgumentParser(prog="python -m trainer_core.pipeline")
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    options = parser.parse_args(arguments)
+
+    stop = StopRequest()
+    signal.signal(signal.SIGTERM, stop.handle_signal)
+    signal.signal(signal.SIGINT, stop.handle_signal)
+    become_subreaper()
+    secrets = read_secrets()
+    exit_when_stdin_closes(kill_descendants)
+
+    workspace = Workspace(options.workspace)
+    attempt = workspace.attempt(options.attempt)
+    try:
+        spec = JobSpec.from_json(attempt.job.read_text())
+        pipeline = Pipeline(
+            workspace,
+            spec=spec,
+            secrets=secrets,
+            launcher=launcher or SingleLauncher(),
+            stage_launcher=stage_launcher or SingleLauncher(entry=_STAGE_ENTRY),
+            stop=stop,
+        )
+        return _finish(attempt.result, pipeline.run())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return EXIT_DISK_FULL
+
+
+def _finish(path: Path, result: AttemptResult) -> int:
+    if result.error is not None and result.error.code == DiskFullError.code:
+        # The exit status alone must tell it: what little room there is may be gone before the file is written.
+        try:
+            write_result(path, result)
+        except OSError:
+            return EXIT_DISK_FULL
+        return EXIT_FAILED
+    write_result(path, result)
+    return {"succeeded": EXIT_SUCCEEDED, "failed": EXIT_FAILED, "interrupted": EXIT_INTERRUPTED}[result.status]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Removal of secrets from what leaves a step: its output, its events, its error."""
+
+import re
+from collections.abc import Sequence
+
+_REPLACEMENT = b"[redacted]"
+_KNOWN_PATTERNS = (rb"hf_[A-Za-z0-9]{30,}",)
+"""What a Hub token looks like: one may reach the output from a user's own environment."""
+
+
+class Redactor:
+    """Replaces the given secrets, and what looks like a Hub token, by `[redacted]`."""
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        exact = sorted({secret.encode() for secret in secrets if secret}, key=len, reverse=True)
+        self._pattern = re.compile(b"|".join([*(re.escape(secret) for secret in exact), *_KNOWN_PATTERNS]))
+        self.max_secret_bytes = max([256, *(len(secret) for secret in exact)])
+        """How many bytes a secret may take: what a reader of pieces has to hold back."""
+
+    def redact(self, content: bytes) -> bytes:
+        """Returns the bytes without secrets."""
+        return self._pattern.sub(_REPLACEMENT, content)
+
+    def redact_text(self, text: str) -> str:
+        """Returns the text without secrets."""
+        return self.redact(text.encode(errors="replace")).decode()

@@ -1,0 +1,226 @@
+"""Runs one step in one process.
+
+`python -m trainer_core.step_main --workspace ROOT --attempt N --step train`. Stdin: one line of secrets, then held
+open by the pipeline. Exit status: 0, the done marker is written; 1, see the attempt's `error-<step>.json`; 74, the
+disk is full; 75 or 143, stopped as asked.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from trainer_core.config import Config, Step
+from trainer_core.errors import DiskFullError, StepInterrupted
+from trainer_core.events import EventWriter
+from trainer_core.job_spec import JobSpec
+from trainer_core.markers import DoneMarker, write_marker
+from trainer_core.outcome import (
+    EXIT_DISK_FULL,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_SUCCEEDED,
+    EXIT_TERMINATED,
+    Failure,
+    write_failure,
+)
+from trainer_core.plugins import load_plugins
+from trainer_core.redaction import Redactor
+from trainer_core.secrets_line import read_secrets
+from trainer_core.staged_inputs import (
+    StagedRecord,
+    StageFunction,
+    read_staged_record,
+    stage_from_hub,
+    write_staged_record,
+)
+from trainer_core.step_config import build_step_config, build_user_config
+from trainer_core.step_failure import describe_failure
+from trainer_core.step_sources import describe_sources
+from trainer_core.steps.context import StepContext, StepResult, StopFlag
+from trainer_core.watchdog import exit_when_stdin_closes, kill_descendants
+from trainer_core.workspace import Workspace
+
+StepFunction = Callable[[Config, StepContext], StepResult]
+LoadStep = Callable[[Step], StepFunction]
+
+
+class StepRun:
+    """One step of one attempt, from its inputs to its done marker."""
+
+    def __init__(
+        self, spec: JobSpec, *, step: Step, workspace: Workspace, secrets: Mapping[str, str], stop: StopFlag
+    ) -> None:
+        self._spec = spec
+        self._step = step
+        self._workspace = workspace
+        self._secrets = secrets
+        self._stop = stop
+
+    def run(self, events: EventWriter, *, load_step: LoadStep, stage: StageFunction) -> None:
+        """Runs the step. Raises whatever the step raises, and StepInterrupted when it was asked to stop."""
+        started_at = time.monotonic()
+        events.emit(
+            "step.started",
+            message=f"{self._step} has started",
+            data={"inputs": describe_sources(self._spec, self._step)},
+        )
+        run_step = load_step(self._step)
+        load_plugins(self._spec.plugins)
+        import_seconds = time.monotonic() - started_at
+        config = build_step_config(
+            self._spec,
+            workspace=self._workspace,
+            staged=stage_inputs(self._spec, workspace=self._workspace, secrets=self._secrets, stage=stage),
+            secrets=self._secrets,
+            is_preparing=self._step is Step.PREPARE,
+        )
+        context = StepContext(
+            step=self._step,
+            events=events,
+            inputs=self._spec.inputs,
+            stop=self._stop,
+            model_id=self._spec.config.get("model_name_or_path"),
+        )
+        if self._stop.is_set:
+            raise StepInterrupted(f"{self._step} was stopped before it began")
+        result = run_step(config, context)
+        marker = write_marker(self._workspace, spec=self._spec, step=self._step, result=result)
+        events.emit(
+            "step.finished",
+            message=f"{self._step} has finished",
+            data=_describe_finish(marker, seconds=time.monotonic() - started_at, import_seconds=import_seconds),
+        )
+
+
+def stage_inputs(
+    spec: JobSpec, *, workspace: Workspace, secrets: Mapping[str, str], stage: StageFunction
+) -> StagedRecord:
+    """Returns what is staged, fetching it first where it is not. Load plugins before. Raises ModelLoadError."""
+    record = read_staged_record(workspace)
+    if record is not None:
+        return record
+    return write_staged_record(workspace, stage(build_user_config(spec, secrets=secrets), spec.steps))
+
+
+def load_step_function(step: Step) -> StepFunction:
+    """Imports a step's module, and with it torch where the step needs it."""
+    function = getattr(importlib.import_module(f"trainer_core.steps.{step}"), step.value)
+
+    def run_step(config: Config, context: StepContext) -> StepResult:
+        outcome = function(config, context=context)
+        # train returns its Experiment, which scripts go on working with.
+        result = outcome if isinstance(outcome, StepResult) else outcome.result
+        if not isinstance(result, StepResult):
+            raise TypeError(f"{step} returned a {type(result).__name__} where a StepResult is due")
+        return result
+
+    return run_step
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    load_step: LoadStep = load_step_function,
+    stage: StageFunction = stage_from_hub,
+) -> int:
+    """Runs one step and returns the exit status. Takes over this process's stdin and signals."""
+    options = parse_step_arguments(arguments, program="python -m trainer_core.step_main")
+    stop = StopFlag()
+    install_stop_handler(options.step, stop)
+    secrets = read_secrets()
+    exit_when_stdin_closes(kill_descendants)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+    workspace = Workspace(options.workspace)
+    spec = JobSpec.from_json(workspace.attempt(options.attempt).job.read_text())
+    run = StepRun(spec, step=options.step, workspace=workspace, secrets=secrets, stop=stop)
+    return guard_step(
+        lambda events: run.run(events, load_step=load_step, stage=stage),
+        workspace=workspace,
+        attempt=options.attempt,
+        step=options.step,
+        redactor=Redactor(tuple(secrets.values())),
+    )
+
+
+def parse_step_arguments(arguments: Sequence[str] | None, *, program: str) -> argparse.Namespace:
+    """Reads `--workspace`, `--attempt` and `--step`; ends the process with status 2 for anything else."""
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--step", type=Step, required=True)
+    return parser.parse_args(arguments)
+
+
+def install_stop_handler(step: Step, stop: StopFlag) -> None:
+    """Makes SIGTERM ask train to save and stop, and end any other step at once: what it made so far counts for nothing.
+
+    Processes forked from this one die of SIGTERM as usual: pools of workers end theirs with it.
+    """
+    main_pid = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != main_pid:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif step is Step.TRAIN:
+            stop.set()
+        else:
+            os._exit(EXIT_TERMINATED)
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def guard_step(
+    run: Callable[[EventWriter], None], *, workspace: Workspace, attempt: int, step: Step, redactor: Redactor
+) -> int:
+    """Calls `run` with the attempt's events and returns the exit status; an error is printed and written down."""
+    folder = workspace.attempt(attempt)
+    try:
+        with EventWriter(folder.events, step=step, redactor=redactor) as events:
+            run(events)
+    except StepInterrupted:
+        return EXIT_INTERRUPTED
+    # A step runs users' code and a dozen libraries: whatever they raise ends here, in a code and in the log.
+    except BaseException as error:  # noqa: BLE001
+        traceback.print_exc()
+        failure = describe_failure(error, step=step, folder=workspace.root)
+        return _record_failure(folder.step_error(step), failure, redactor)
+    return EXIT_SUCCEEDED
+
+
+def _record_failure(path: Path, failure: Failure, redactor: Redactor) -> int:
+    clean = Failure(
+        failure.code,
+        redactor.redact_text(failure.message),
+        param=failure.param,
+        step=failure.step,
+        retryable=failure.retryable,
+    )
+    try:
+        write_failure(path, clean)
+    except OSError:
+        return EXIT_DISK_FULL if clean.code == DiskFullError.code else EXIT_FAILED
+    return EXIT_FAILED
+
+
+def _describe_finish(marker: DoneMarker, *, seconds: float, import_seconds: float) -> dict[str, object]:
+    return {
+        "seconds": round(seconds, 3),
+        "import_seconds": round(import_seconds, 3),
+        "artifacts": [folder.name for folder in marker.folders],
+        "num_bytes": sum(file.num_bytes for folder in marker.folders for file in folder.files),
+        "facts": dict(marker.facts),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
