@@ -1,0 +1,42 @@
+"""One answer of a model to a conversation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from trainer_core.errors import DataError
+from trainer_core.evaluation import load_for_inference
+from trainer_core.quantizers.loading import load_source_tokenizer
+
+if TYPE_CHECKING:
+    from trainer_core.config import Config
+
+
+def generate_answer(
+    model_path: str | Path,
+    messages: Sequence[Mapping[str, str]],
+    config: "Config",
+    *,
+    adapter_path: str | Path | None = None,
+    max_new_tokens: int = 64,
+) -> str:
+    """The likeliest answer to `messages` (role and content each), without the tokens that end a turn.
+
+    Loads the model; greedy, so that the same model gives the same answer. Raises ModelLoadError, and DataError for a
+    tokenizer without a chat template.
+    """
+    tokenizer = load_source_tokenizer(str(model_path), config=config)
+    if tokenizer.chat_template is None:
+        raise DataError("the tokenizer has no chat template, so that it cannot render messages")
+    model = load_for_inference(model_path, config, adapter_path=adapter_path)
+    prompt = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).to(model.device)
+    with torch.no_grad():
+        output = model.generate(
+            **prompt, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+    answer = output[0, prompt["input_ids"].shape[1] :]
+    return str(tokenizer.decode(answer, skip_special_tokens=True)).strip()

@@ -1,0 +1,58 @@
+"""Finding and loading the model that is quantized, and the tokenizer beside it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer_core.errors import QuantizationError
+from trainer_core.models.loading import LoadingChoices, load_model
+from trainer_core.tokenizers import build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trainer_core.config import Config
+    from trainer_core.job_spec import StepInputs
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+def find_model_source(config: "Config", inputs: "StepInputs", *, in_job: bool) -> str:
+    """The model to quantize: this job's fused, its fully trained, another job's, a script's fused folder, the base's.
+
+    `in_job` says that `output_dir` belongs to this job alone, so that a whole model in it is what this job trained.
+    """
+    if config.fused_model_local_path is not None and is_model_folder(Path(config.fused_model_local_path)):
+        return config.fused_model_local_path
+    if in_job and is_model_folder(Path(config.output_dir)):
+        return config.output_dir
+    if inputs.model is not None:
+        return inputs.model
+    return config.model_name_or_path
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a whole model's settings and weights lie directly in the folder."""
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def load_source_model(source: str, *, config: "Config") -> "PreTrainedModel":
+    """The model in the precision that it was saved in, unless `force_fp32` or `force_fp16` says else.
+
+    Raises ModelLoadError, and QuantizationError for a model that is quantized already.
+    """
+    import torch
+
+    dtype = torch.float32 if config.force_fp32 else torch.float16 if config.force_fp16 else "auto"
+    model = load_model(config, choices=LoadingChoices(dtype=dtype, device_map=config.device_map), name=source)
+    if getattr(model.config, "quantization_config", None) is not None:
+        message = f"the model {source!r} is quantized already; give the full one"
+        raise QuantizationError(message, param="model_name_or_path")
+    return model.eval()
+
+
+def load_source_tokenizer(source: str, *, config: "Config") -> "PreTrainedTokenizerBase":
+    """The tokenizer that lies in the model's folder, as training left it there, else the one that the Config names."""
+    folder = Path(source)
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return build_tokenizer(config, name=source)
+    return build_tokenizer(config)
