@@ -25,7 +25,8 @@ class BaseDataset(Dataset[RawSample], ABC):
     """Keys that every sample must have when the constructor is not told otherwise."""
     keeps_rows_on_disk: ClassVar[bool] = False
     """Whether `load` hands `data` over as a read-only sequence that reads each row when it is asked for, instead of a
-    list: for a class that only indexes `self.data`. A list takes several times the file's size in memory."""
+    list: for a class that only indexes `self.data`. A list takes several times the file's size in memory. It is not
+    inherited: a subclass, which may do more with its rows, says so itself."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes a `get_data` that was written as a plain function of the class a classmethod."""
@@ -68,7 +69,8 @@ class BaseDataset(Dataset[RawSample], ABC):
         if not file.is_file():
             raise StepInputError(f"there is no data file {path}; run the step prepare first")
         rows = RowsOnDisk(file)
-        return cls(data=rows if cls.keeps_rows_on_disk else list(rows), **kwargs)
+        on_disk = cls.__dict__.get("keeps_rows_on_disk", False)
+        return cls(data=rows if on_disk else list(rows), **kwargs)
 
     def __len__(self) -> int:
         return len(self.data)

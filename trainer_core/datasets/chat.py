@@ -17,7 +17,7 @@ class ChatDataset(BaseDataset):
     keeps_rows_on_disk: ClassVar[bool] = True
 
     @classmethod
-    def get_data(cls, config: Config) -> Data | None:  # noqa: ARG003
+    def get_data(cls, config: Config) -> Data | None:
         """Returns None: rows come from an uploaded file or a file at the Config's paths."""
         return None
 

@@ -33,7 +33,7 @@ class GeneralDataset(BaseDataset):
         self.separator = separator
 
     @classmethod
-    def get_data(cls, config: Config) -> Data | None:  # noqa: ARG003
+    def get_data(cls, config: Config) -> Data | None:
         """Returns None: rows come from an uploaded file, a file at the Config's paths, or `from_list`."""
         return None
 

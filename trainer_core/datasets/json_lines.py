@@ -20,7 +20,7 @@ def write_rows(path: Path, rows: Iterable[JsonValue]) -> int:
     num_rows = 0
     try:
         with partial.open("wb") as file:
-            for num_rows, row in enumerate(rows, start=1):  # noqa: B007 - the count is what is returned
+            for num_rows, row in enumerate(rows, start=1):
                 file.write(_encode(row, number=num_rows) + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,37 @@
+"""The collator of conversations."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from trainer_core.collators.encoded_sample import EncodedSample, encode_sample
+from trainer_core.collators.sample_error import SampleError
+from trainer_core.collators.token_collator import TokenCollator
+from trainer_core.errors import DataError
+from trainer_core.tokenizers.chat_rendering import ChatRenderer
+from trainer_core.types import RawSample
+
+
+class ChatCollator(TokenCollator):
+    """Renders `messages` by the tokenizer's own chat template and learns what the assistant says and its end of turn.
+
+    An assistant message with `weight` 0 is context only.
+    """
+
+    default_must_have_keys: ClassVar[tuple[str, ...]] = ("messages",)
+
+    def __init__(self, tokenizer: Any, max_length: int, separator: str = "\n", **kwargs: Any) -> None:
+        """`separator` is not used: the template separates. Raises ModelLoadError for a tokenizer without a template."""
+        super().__init__(tokenizer, max_length, separator, **kwargs)
+        self._renderer = ChatRenderer(tokenizer)
+
+    def encode_whole(self, raw_batch: Sequence[RawSample]) -> list[tuple[EncodedSample, int]]:
+        """The tokens of `apply_chat_template`, with a mask of what is learned."""
+        encoded = []
+        for position, sample in enumerate(raw_batch):
+            try:
+                chat = self._renderer.render(sample["messages"])
+            except DataError as error:
+                raise SampleError(error.message, position=position) from error
+            starts_with_bos = bool(chat.input_ids) and chat.input_ids[0] == self.tokenizer.bos_token_id
+            encoded.append((encode_sample(chat.input_ids, chat.is_target), int(starts_with_bos)))
+        return encoded

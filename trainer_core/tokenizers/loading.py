@@ -1,0 +1,48 @@
+"""Loading of the tokenizer that the Config names."""
+
+import os
+from typing import Any
+
+from trainer_core.config import Config
+from trainer_core.errors import ModelLoadError
+
+
+def build_tokenizer(config: Config, *, name: str | None = None) -> Any:
+    """The tokenizer, with a padding token and the Config's padding side; `name` wins over the Config's.
+
+    A tokenizer without a padding token pads with its end of text, which changes nothing that is learned: collators
+    know padding by its place. Raises ModelLoadError naming the option.
+    """
+    from transformers import AutoTokenizer
+
+    name = name or config.correct_tokenizer_name_or_path
+    param = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name,
+            revision=_get_revision(config, name),
+            trust_remote_code=config.trust_remote_code,
+            token=config.huggingface_hub_token,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"{param}: no tokenizer could be loaded from {name!r}: {error}", param=param) from error
+    _set_padding(tokenizer, config, param=param)
+    return tokenizer
+
+
+def _get_revision(config: Config, name: str) -> str:
+    """`model_revision` belongs to the model's repository; a tokenizer of another one has its own history."""
+    is_of_model = name == config.model_name_or_path and not os.path.isdir(name)
+    return config.model_revision if is_of_model and config.model_revision else "main"
+
+
+def _set_padding(tokenizer: Any, config: Config, *, param: str) -> None:
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            message = (
+                f"{param}: the tokenizer {tokenizer.name_or_path!r} has neither a padding nor an end-of-text token"
+            )
+            raise ModelLoadError(message, param=param)
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.tokenizer_padding_side is not None:
+        tokenizer.padding_side = config.tokenizer_padding_side
