@@ -19,7 +19,9 @@ def check_flash_attention(config: Config) -> None:
         return
     param = "use_flash_attention_2"
     if not torch.cuda.is_available():
-        raise ConfigError([Problem(f"{param} needs a CUDA device, and there is none; set it to False", param, "no_gpu")])
+        raise ConfigError(
+            [Problem(f"{param} needs a CUDA device, and there is none; set it to False", param, "no_gpu")]
+        )
     if config.force_fp32:
         message = f"{param} computes in 16 bits only; leave out force_fp32 or set {param}=False"
         raise ConfigError([Problem(message, param, "conflict")])

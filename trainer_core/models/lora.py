@@ -34,7 +34,7 @@ def build_lora_config(model: PreTrainedModel, *, config: Config) -> LoraConfig:
 def attach_lora(model: PreTrainedModel, *, lora_config: LoraConfig, config: Config) -> PeftModel:
     """Wraps the model: only the adapter's matrices are trained from here on. The model itself is changed."""
     if config.use_gradient_checkpointing:
-        # The first checkpointed block would otherwise see inputs without gradients, and the adapters in it learn nothing.
+        # The first checkpointed block would otherwise see inputs without gradients, and its adapters learn nothing.
         model.enable_input_require_grads()
     return get_peft_model(model, lora_config)  # type: ignore[no-any-return]
 

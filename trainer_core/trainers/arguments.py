@@ -12,7 +12,6 @@ from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
 from trainer_core.steps.context import EventSink
 
 _NEVER = 1_000_000_000
-_REPLACEMENTS = {"adamw": "adamw_torch", "lion": "adamw_torch", "ademamix": "adamw_torch", "rmsprop": "rmsprop"}
 _BITSANDBYTES_WORDS = ("8bit", "32bit", "paged_", "bnb", "ademamix", "lion")
 
 
@@ -67,19 +66,27 @@ def build_training_arguments(config: Config, *, events: EventSink) -> TrainingAr
 
 
 def choose_optimizer(config: Config, *, events: EventSink) -> str:
-    """The Config's optimizer, or with a warning event its replacement where bitsandbytes cannot be used."""
+    """The Config's optimizer, or its replacement, with a warning event, where bitsandbytes cannot run it."""
     wanted = config.optim or "adamw_torch"
     if not any(word in wanted for word in _BITSANDBYTES_WORDS):
         return wanted
+    replacement, reason = wanted, ""
     try:
         importlib.import_module("bitsandbytes")
     except (ImportError, OSError, RuntimeError) as error:
-        replacement = next((name for word, name in _REPLACEMENTS.items() if word in wanted), "adamw_torch")
+        replacement = "rmsprop" if "rmsprop" in wanted else "adamw_torch"
+        reason = f"needs bitsandbytes, which cannot be used here ({error})"
+    else:
+        if not torch.cuda.is_available():
+            replacement = wanted.removeprefix("paged_")
+            reason = "keeps its state in pages of GPU memory, and there is no GPU"
+    if replacement == "adamw_32bit":
+        replacement = "adamw_torch"
+    if replacement != wanted:
         events.emit(
             "warning",
             level="warning",
-            message=f"optim={wanted!r} needs bitsandbytes, which cannot be used here; {replacement!r} takes its place",
-            data={"param": "optim", "wanted": wanted, "used": replacement, "reason": str(error)},
+            message=f"optim={wanted!r} {reason}; {replacement!r} takes its place",
+            data={"param": "optim", "wanted": wanted, "used": replacement},
         )
-        return replacement
-    return wanted
+    return replacement

@@ -1,7 +1,6 @@
 """Building a trainer of any class that was registered, with what its constructor takes."""
 
 import inspect
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +9,6 @@ from transformers import Trainer
 from trainer_core.config import Config
 from trainer_core.errors import ConfigError, Problem
 from trainer_core.trainers.registry import trainers_registry
-
-_logger = logging.getLogger(__name__)
 
 
 def get_trainer_class(config: Config) -> type[Trainer]:
@@ -28,14 +25,11 @@ def construct_trainer(
 ) -> Trainer:
     """Calls the class with `arguments`, those of `ours` that its constructor takes, and `extra`.
 
-    `ours` are what LMTrainer takes and transformers.Trainer does not. A loss written before losses were normalised
-    over accumulated batches is scaled rightly.
+    `ours` are what LMTrainer takes and transformers.Trainer does not.
     """
     accepted = find_constructor_parameters(trainer_cls)
     passed = {name: value for name, value in ours.items() if name in accepted}
-    trainer = trainer_cls(**arguments, **passed, **extra)
-    adapt_compute_loss(trainer)
-    return trainer
+    return trainer_cls(**arguments, **passed, **extra)
 
 
 def find_constructor_parameters(trainer_cls: type) -> set[str]:
@@ -63,12 +57,9 @@ def adapt_compute_loss(trainer: Trainer) -> bool:
     if "num_items_in_batch" in parameters or takes_any:
         return False
 
-    def compute_loss(
-        model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         return original(model, inputs, return_outputs=return_outputs)
 
     trainer.compute_loss = compute_loss
     trainer.model_accepts_loss_kwargs = False
-    _logger.info("%s.compute_loss takes no num_items_in_batch: its losses are averaged", type(trainer).__name__)
     return True

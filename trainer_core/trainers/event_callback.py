@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trainer_core.steps.context import EventSink
 from trainer_core.trainers.rate import TrainingRate
 
-_NOT_METRICS = {"num_input_tokens_seen", "train_runtime", "train_tokens_per_second", "step"}
+_NOT_METRICS = {"num_input_tokens_seen", "train_tokens_per_second", "step"}
 _GIB = 2**30
 
 
@@ -45,19 +45,16 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
                 data={"param": "warmup_steps", "warmup_steps": warmup_steps, "total_steps": state.max_steps},
             )
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Counts the step, and tells the progress if enough time has passed."""
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Counts the step, tells the progress if enough time has passed, and has the last step's loss logged."""
+        control.should_log = control.should_log or state.global_step >= state.max_steps
         self._rate.finish_step(num_tokens_seen=state.num_input_tokens_seen)
         now = time.monotonic()
         if now - self._told_at >= max(1.0, 0.005 * (now - self._started_at)):
             self._told_at = now
             self._tell_progress(state)
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leaves the evaluation's time out of the rate."""
         self._rate.pause()
 
@@ -72,12 +69,12 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         if self._told_step != state.global_step:
             self._tell_progress(state)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Passes the log record on."""
         logs: dict[str, Any] = kwargs.get("logs") or {}
         record = {name: value for name, value in logs.items() if name not in _NOT_METRICS}
+        if "train_loss" not in record:
+            record.pop("train_runtime", None)
         if "loss" in record:
             self._loss = record["loss"]
             self._tokens_per_second = self._rate.tokens_per_second()

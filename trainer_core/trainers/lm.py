@@ -52,7 +52,7 @@ class LMTrainer(Trainer):  # type: ignore[misc]
         self.criterion = nn.CrossEntropyLoss(ignore_index=ignore_index, label_smoothing=args.label_smoothing_factor)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
-        """The number of supervised tokens, at least 1: the sum over none is 0, and 0 / 0 would make every weight NaN."""
+        """The supervised tokens, at least 1: the sum over none is 0, and 0 / 0 would make every weight NaN."""
         num_items = super()._get_num_items_in_batch(batch_samples, device)
         if isinstance(num_items, torch.Tensor):
             return num_items.clamp(min=1)

@@ -17,9 +17,7 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
         self.has_stopped = False
         """True when the training was ended before its last step."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Nothing to do at the last step: it ends, evaluates and saves by itself."""
         if state.global_step >= state.max_steps or not self._is_asked_on_any_rank(args):
             return

@@ -1,0 +1,69 @@
+"""What is saved at the end of a training, and what belongs into every folder of saved weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from trainer_core.checkpoints import MARKER, mark_complete, mark_incomplete
+from trainer_core.models.adapter_files import name_base_model
+from trainer_core.steps.context import ArtifactFolder, StepResult
+from trainer_core.trainers.checkpoint_callback import ARGUMENTS_PICKLE
+from trainer_core.types import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFinisher:
+    """Brings a folder that Trainer has saved into the shape that users get."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    model_name: str
+    """Where the base was loaded from."""
+    model_id: str | None
+    """The base's public name; None: `model_name` is it."""
+
+    def finish(self, folder: Path) -> None:
+        """Adds the tokenizer, names the base model, and removes the pickle of Trainer's arguments."""
+        (folder / ARGUMENTS_PICKLE).unlink(missing_ok=True)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        name_base_model(folder, loaded_from=self.model_name, model_id=self.model_id)
+
+
+def save_final_weights(trainer: Trainer, *, finisher: FolderFinisher, output_dir: Path) -> StepResult:
+    """Saves adapter or model and tokenizer into `output_dir` itself, and tells what was made. Runs on every rank."""
+    if trainer.is_world_process_zero():
+        mark_incomplete(output_dir)
+    trainer.save_model(str(output_dir))
+    if not trainer.is_world_process_zero():
+        return StepResult()
+    finisher.finish(output_dir)
+    mark_complete(output_dir, with_subfolders=False)
+    name = "adapter" if isinstance(trainer.model, PeftModel) else "model"
+    saved = ArtifactFolder.of_files_in(output_dir, name=name)
+    files = tuple(file for file in saved.files if file != MARKER)
+    return StepResult(
+        artifacts=(ArtifactFolder(name=saved.name, root=saved.root, files=files),), facts=_collect_facts(trainer)
+    )
+
+
+def _collect_facts(trainer: Trainer) -> dict[str, JsonValue]:
+    state = trainer.state
+    facts: dict[str, JsonValue] = {
+        "global_step": state.global_step,
+        "total_steps": state.max_steps,
+        "epoch": state.epoch,
+        "num_tokens": state.num_input_tokens_seen,
+        "train_loss": _find_last(state.log_history, "train_loss"),
+        "eval_loss": _find_last(state.log_history, "eval_loss"),
+    }
+    if torch.cuda.is_available():
+        facts["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return facts
+
+
+def _find_last(log_history: list[dict[str, Any]], name: str) -> JsonValue:
+    return next((record[name] for record in reversed(log_history) if name in record), None)

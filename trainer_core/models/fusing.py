@@ -1,0 +1,115 @@
+"""Merging a LoRA adapter into its base, and saving the whole model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer_core.config import Config
+from trainer_core.errors import FuseError
+from trainer_core.models.adapter_files import AdapterFacts, read_adapter
+from trainer_core.models.dtype import choose_dtype
+from trainer_core.models.failures import load_errors
+from trainer_core.models.loading import LoadingChoices, load_model, repair_generation_config
+from trainer_core.models.quantization import is_quantized
+from trainer_core.steps.context import ArtifactFolder
+
+
+def choose_fused_dtype(config: Config) -> torch.dtype | str:
+    """By the dtype rules on a GPU; without one as the checkpoint was saved ("auto"), unless the Config forces fp32 or
+    fp16: a CPU would otherwise blow a 16-bit model up to fp32."""
+    if config.force_fp16:
+        return torch.float16
+    if torch.cuda.is_available() or config.force_fp32:
+        return choose_dtype(config)
+    return "auto"
+
+
+def fuse_adapter(config: Config, *, adapter: Path) -> PreTrainedModel:
+    """The Config's base in 16 bits (see `choose_fused_dtype`) with the adapter merged into it.
+
+    Raises FuseError for an adapter that is empty, not finite, or of another base.
+    """
+    facts = read_adapter(adapter)
+    choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map)
+    return merge_adapter(load_model(config, choices=choices), adapter=adapter, facts=facts)
+
+
+def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) -> PreTrainedModel:
+    """Merges the adapter in the folder into `base`, which is changed, and returns the plain model."""
+    _fit_embeddings(base, facts)
+    _untie_targeted_embeddings(base, facts)
+    with load_errors(f"the adapter in {adapter}", param="lora_model_local_path"):
+        try:
+            model = PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False)
+        except RuntimeError as error:
+            message = f"the adapter in {adapter} does not fit {base.config.name_or_path}: {error}"
+            raise FuseError(message, param="lora_model_local_path") from error
+    _check_adapter_fits(model, facts, adapter=adapter)
+    merged = model.merge_and_unload(safe_merge=True)
+    repair_generation_config(merged)
+    return merged  # type: ignore[no-any-return]
+
+
+def fuse_trained_model(model: PeftModel, *, config: Config, adapter: Path) -> PreTrainedModel:
+    """The model that has just been trained, merged in memory; over a quantized base, the base loaded anew and the
+    adapter saved in the folder `adapter`."""
+    if is_quantized(model.get_base_model()):
+        return fuse_adapter(config, adapter=adapter)
+    merged = model.merge_and_unload(safe_merge=True)
+    merged.config.use_cache = True
+    repair_generation_config(merged)
+    return merged.to(choose_dtype(config))  # type: ignore[no-any-return]
+
+
+def save_fused_model(
+    model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None, folder: Path, max_shard_size: str
+) -> ArtifactFolder:
+    """Writes weights in files of at most `max_shard_size`, settings and tokenizer; other files in the folder stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, max_shard_size=max_shard_size.replace(" ", ""))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return ArtifactFolder.of_files_in(folder, name="fused")
+
+
+def _fit_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:
+    """An adapter trained with new tokens brings the whole embeddings, larger than the base's."""
+    for module in (base.get_input_embeddings(), base.get_output_embeddings()):
+        name = _find_name(base, module)
+        rows = {shape[0] for key, shape in facts.shapes.items() if name and key.endswith(f".{name}.weight")}
+        if rows and rows != {module.weight.shape[0]}:
+            base.resize_token_embeddings(rows.pop(), mean_resizing=False)
+            return
+
+
+def _untie_targeted_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:
+    """An adapter on the head alone, merged into a weight that the embeddings share, would change these too."""
+    head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return
+    names = [name for name in (_find_name(base, head), _find_name(base, embeddings)) if name]
+    if any(f".{name}." in key for name in names for key in facts.shapes):
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = False
+        base.all_tied_weights_keys = {}
+
+
+def _find_name(model: PreTrainedModel, wanted: Any) -> str | None:
+    return next((name for name, module in model.named_modules() if module is wanted), None)
+
+
+def _check_adapter_fits(model: PeftModel, facts: AdapterFacts, *, adapter: Path) -> None:
+    """peft only warns about weights that it found no place for, or no weights for."""
+    expected = {name for name in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in name}
+    found = {name for name in facts.shapes if "lora_" in name}
+    if expected != found:
+        examples = ", ".join(sorted(expected ^ found)[:3])
+        message = (
+            f"the adapter in {adapter} does not fit the base: {len(found - expected)} of its weights have no layer, "
+            f"{len(expected - found)} layers no weights ({examples}); give the base it was trained on"
+        )
+        raise FuseError(message, param="model_name_or_path")

@@ -1,0 +1,98 @@
+"""The step fuse: from a base and a LoRA adapter to one whole model."""
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from trainer_core.checkpoints import newest_complete_adapter
+from trainer_core.config import Config
+from trainer_core.enums import Step
+from trainer_core.errors import ConfigError, Problem, StepInputError
+from trainer_core.models.adapter_files import read_adapter
+from trainer_core.models.dtype import get_dtype_name
+from trainer_core.models.failures import load_errors, resource_errors
+from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, save_fused_model
+from trainer_core.models.loading import LoadingChoices, load_model
+from trainer_core.steps.context import StepContext, StepResult
+from trainer_core.tokenizers import build_tokenizer
+
+_ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.jinja", "special_tokens_map.json"]
+
+
+def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
+    """Merges the adapter into its base and saves model and tokenizer to `config.resolved_fused_path`.
+
+    The merge runs on the CPU unless `device_map` says otherwise. Raises StepInputError without an adapter, FuseError
+    for one that cannot be merged rightly.
+    """
+    context = context or StepContext.for_script(Step.FUSE)
+    adapter = find_adapter(config, context=context)
+    folder = Path(config.resolved_fused_path)
+    with resource_errors("fusing"):
+        facts = read_adapter(adapter)
+        if facts.changes_nothing:
+            message = "the adapter's weights are as before the first step: the fused model equals its base"
+            context.events.emit("warning", level="warning", message=message, data={"adapter": str(adapter)})
+        base = load_model(
+            config, choices=LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map)
+        )
+        dtype = get_dtype_name(base.dtype)
+        context.events.emit(
+            "decision",
+            message=f"fuses {adapter.name} in {dtype} on {base.device}",
+            data={"adapter": str(adapter), "dtype": dtype, "device": str(base.device)},
+        )
+        model = merge_adapter(base, adapter=adapter, facts=facts)
+        tokenizer = _load_tokenizer(config, adapter=adapter)
+        artifact = save_fused_model(model, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
+    return StepResult(
+        artifacts=(artifact,),
+        facts={"dtype": dtype, "num_parameters": model.num_parameters(), "num_adapter_tensors": len(facts.shapes)},
+    )
+
+
+def find_adapter(config: Config, *, context: StepContext) -> Path:
+    """The folder of the adapter to fuse: the one given to the job, the Config's, else the newest whole one below
+    `output_dir`. Raises StepInputError when there is none, ConfigError when the base is asked for in 4 or 8 bits."""
+    given = context.inputs.adapter or config.lora_model_local_path
+    if given is not None or config.lora_hub_model_id is not None:
+        _refuse_quantized_base(config)
+    if given is not None:
+        return Path(given)
+    if config.lora_hub_model_id is not None:
+        return _download_adapter(config.lora_hub_model_id, token=config.huggingface_hub_token)
+    # The adapter was trained by this very Config: load_in_4bit is about its training, and the base is fused in 16 bits.
+    trained = newest_complete_adapter(config.output_dir)
+    if trained is None:
+        message = (
+            f"there is no adapter to fuse: {config.output_dir} holds none that is whole; train one, or give "
+            "lora_model_local_path or lora_hub_model_id"
+        )
+        raise StepInputError(message, param="lora_model_local_path")
+    return trained
+
+
+def _refuse_quantized_base(config: Config) -> None:
+    if config.load_in_4bit or config.load_in_8bit:
+        param = "load_in_4bit" if config.load_in_4bit else "load_in_8bit"
+        message = (
+            f"{param}: an adapter is merged into 16-bit weights, since merging into quantized ones rounds it away; "
+            f"leave {param} out, and quantize the fused model afterwards"
+        )
+        raise ConfigError([Problem(message, param, "conflict")])
+
+
+def _download_adapter(name: str, *, token: str | None) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    with load_errors(f"the adapter {name!r}", param="lora_hub_model_id"):
+        return Path(snapshot_download(name, allow_patterns=_ADAPTER_PATTERNS, token=token))
+
+
+def _load_tokenizer(config: Config, *, adapter: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that the adapter was trained with lies beside it, with the chat template that was used."""
+    if config.tokenizer_name_or_path is None and (adapter / "tokenizer_config.json").is_file():
+        with load_errors(f"the tokenizer in {adapter}", param="lora_model_local_path"):
+            return AutoTokenizer.from_pretrained(adapter, trust_remote_code=config.trust_remote_code)  # type: ignore[no-any-return]
+    return build_tokenizer(config)

@@ -1,0 +1,32 @@
+"""Running a trainer from the beginning, or on from a checkpoint."""
+
+from pathlib import Path
+
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from trainer_core.checkpoints import newest_complete_checkpoint
+
+
+def find_resume_checkpoint(output_dir: Path) -> Path | None:
+    """The newest complete checkpoint, None to start from the beginning."""
+    return newest_complete_checkpoint(output_dir)
+
+
+def run_training(trainer: Trainer, *, resume_from: Path | None) -> None:
+    """Trains to the end. Resuming restores weights, optimizer, schedule, random states and the place in the data."""
+    if resume_from is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
+    if state.global_step >= _count_total_steps(trainer):
+        # Trainer would take one step more than asked for.
+        trainer._load_from_checkpoint(str(resume_from))
+        trainer.state = state
+        return
+    trainer.train(resume_from_checkpoint=str(resume_from))
+
+
+def _count_total_steps(trainer: Trainer) -> int:
+    values = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return int(values[-1])
