@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from finesmith.errors import InternalServerError
 from finesmith.models.installation import Health
 from finesmith.paths import api_path
 from finesmith.resources.files import Files
@@ -14,7 +13,7 @@ from finesmith.resources.workers import Workers
 from finesmith.retry import RetryPolicy
 from finesmith.settings import DEFAULT_TIMEOUT_SECONDS, build_settings
 from finesmith.transport import Call, Transport
-from finesmith.wire import JsonValue, as_object
+from finesmith.wire import JsonValue, as_object, decode
 
 
 class Client:
@@ -55,11 +54,8 @@ class Client:
 
     def health(self) -> Health:
         """Whether the service can take jobs now. Raises APIConnectionError if it does not answer at all."""
-        try:
-            answer = self._transport.send(Call("GET", "/readyz", is_retried=False))
-        except InternalServerError as error:
-            return Health(is_ready=False, checks={"error": error.message})
-        return Health(is_ready=True, checks=as_object(answer))
+        call = Call("GET", "/readyz", is_retried=False, answer_statuses=frozenset({503}))
+        return decode(Health, self._transport.send(call))
 
     def close(self) -> None:
         """Closes all connections; followed streams end."""

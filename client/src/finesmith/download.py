@@ -12,8 +12,6 @@ from finesmith.paths import artifact_path
 from finesmith.retry import Outage
 from finesmith.transport import Call, Transport
 
-CHUNK_BYTES = 1 << 20
-
 
 @dataclass(frozen=True)
 class Source:
@@ -91,7 +89,8 @@ def _fetch_rest(transport: Transport, source: Source, part: Path) -> None:
             if response.status_code == 206 and not is_rest:
                 raise ChecksumMismatch(f"{source.label}: asked for bytes from {start}, got {dict(response.headers)}.")
             with part.open("ab" if is_rest else "wb") as file:
-                for chunk in response.iter_raw(CHUNK_BYTES):
+                # Chunks as they come: larger ones would be lost half-filled when the connection breaks.
+                for chunk in response.iter_raw():
                     file.write(chunk)
                     if source.num_bytes is not None and file.tell() > source.num_bytes:
                         return

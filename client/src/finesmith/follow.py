@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import httpx2
 
 from finesmith.errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, UnexpectedResponseError
-from finesmith.pages import ListQuery, fetch_page
+from finesmith.pages import LONG_PAGES, ListQuery, fetch_page
 from finesmith.retry import Outage
 from finesmith.transport import Call, Transport
 from finesmith.wire import decode
@@ -114,7 +114,7 @@ class Follower(Generic[Item]):
             try:
                 # Asked before the list is read, so that what came in between is still read.
                 is_over = self._feed.is_over()
-                query = ListQuery(self._feed.path, self._feed.model).starting_after(self._cursor)
+                query = ListQuery(self._feed.path, self._feed.model, params=LONG_PAGES).starting_after(self._cursor)
                 page = fetch_page(self._transport, query)
             except APIError as error:
                 time.sleep(self._outage.delay_after(error))

@@ -10,6 +10,9 @@ from finesmith.wire import as_object, as_sequence, decode
 
 Item = TypeVar("Item")
 
+LONG_PAGES = {"limit": 1000}
+"""The longest pages that the service gives of events and log lines."""
+
 
 @dataclass(frozen=True)
 class ListQuery(Generic[Item]):

@@ -37,7 +37,8 @@ def build_settings(
 
     Raises ConfigurationError if there is no key, or if one of the values cannot be meant.
     """
-    key = (os.environ.get("FINESMITH_API_KEY") if api_key is None else api_key) or ""
+    # Keys are read from files, whose last line ends in a line break.
+    key = ((os.environ.get("FINESMITH_API_KEY") if api_key is None else api_key) or "").strip()
     if not key:
         raise ConfigurationError(
             "No API key: pass api_key=… or set FINESMITH_API_KEY. An embedded server keeps its key in the file"

@@ -62,9 +62,11 @@ def build_submission(
         body["input_job"] = input_job.id
     if resources is not None:
         body["resources"] = asdict(resources) if isinstance(resources, Resources) else dict(resources)
-    for name in ("training_file", "validation_file"):
-        if name in body:
-            body[name] = _file_id(body[name], name=name, upload=upload)
+    data_sets = {
+        name: _find_data_set(body[name], name=name) for name in ("training_file", "validation_file") if name in body
+    }
+    # Nothing is sent before everything has been found.
+    body.update({name: upload(place).id if isinstance(place, Path) else place for name, place in data_sets.items()})
     return body
 
 
@@ -73,7 +75,8 @@ def refuse_upload(path: Path) -> File:
     raise ConfigurationError(f"Validating stores nothing: upload {path} with client.files.upload and give its id.")
 
 
-def _file_id(data_set: object, *, name: str, upload: Callable[[Path], File]) -> str:
+def _find_data_set(data_set: object, *, name: str) -> str | Path:
+    """The id of an uploaded file, or the path of a local one."""
     if isinstance(data_set, File):
         return data_set.id
     if isinstance(data_set, str) and re.fullmatch(r"file-[A-Za-z0-9_-]+", data_set):
@@ -83,4 +86,4 @@ def _file_id(data_set: object, *, name: str, upload: Callable[[Path], File]) -> 
     path = Path(data_set)
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {str(path)!r} is neither the id of an uploaded file nor a file here.")
-    return upload(path).id
+    return path

@@ -47,6 +47,8 @@ class Call:
     """True if carrying it out twice does no harm: it is repeated also when it may have arrived."""
     is_retried: bool = True
     """False if the caller repeats it by itself."""
+    answer_statuses: frozenset[int] = frozenset()
+    """Statuses above 299 whose body is an answer to this call, no error."""
 
 
 class Transport:
@@ -90,7 +92,7 @@ class Transport:
             else:
                 delay_seconds = self._delay_after(response, call, num_failures=num_failures)
                 if delay_seconds is None or not call.is_retried:
-                    return _read_json(response)
+                    return _read_json(response, call)
             logger.debug("%s %s failed %d times, next in %.1f s", call.method, call.path, num_failures, delay_seconds)
             time.sleep(delay_seconds)
 
@@ -143,8 +145,9 @@ class Transport:
         )
 
 
-def _read_json(response: httpx2.Response) -> JsonValue:
-    _raise_for_status(response)
+def _read_json(response: httpx2.Response, call: Call) -> JsonValue:
+    if response.status_code not in call.answer_statuses:
+        _raise_for_status(response)
     if not response.content:
         return None
     try:

@@ -24,14 +24,15 @@ def decode(model: type[Model], value: object) -> Model:
         found = type(value).__name__
         raise UnexpectedResponseError(f"The service answered {found} where {model.__name__} was expected.")
     known: dict[str, object] = {}
-    for name, (annotation, is_required) in _wire_fields(cast(Hashable, model)).items():
+    fields = _wire_fields(cast(Hashable, model))
+    for name, (annotation, is_required) in fields.items():
         raw = value.get(name)
         if raw is not None:
             known[name] = _convert(annotation, raw)
         elif is_required:
             raise UnexpectedResponseError(f"The service answered a {model.__name__} without {name!r}.")
     if any(field.name == "extra" for field in dataclasses.fields(model)):  # type: ignore[arg-type]
-        known["extra"] = {name: item for name, item in value.items() if name not in known and item is not None}
+        known["extra"] = {name: item for name, item in value.items() if name not in {*fields, "object"}}
     return model(**known)
 
 

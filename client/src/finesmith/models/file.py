@@ -22,5 +22,7 @@ class File:
     """When it was uploaded, in Unix seconds."""
     sha256: str | None = None
     """Lower-case hexadecimal digest of the content; None if the service does not tell it."""
+    num_samples: int | None = None
+    """How many lines, each a JSON object, it holds; None if the service does not tell."""
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
     """Fields that this version of the SDK does not know."""

@@ -65,10 +65,17 @@ class Worker:
 class Health:
     """Whether the service can take jobs now."""
 
-    is_ready: bool
-    """True if it answered that it is ready."""
+    status: str
+    """`ready`; `degraded`: it takes jobs although a part is away; `unavailable`."""
     checks: Mapping[str, JsonValue] = field(default_factory=dict)
-    """What it said about its parts."""
+    """`ok` or what is wrong, by part."""
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Fields that this version of the SDK does not know."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True if the service takes jobs."""
+        return self.status in ("ready", "degraded")
 
 
 @dataclass(frozen=True)

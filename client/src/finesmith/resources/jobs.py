@@ -15,7 +15,7 @@ from finesmith.models.event import Event, LogLine
 from finesmith.models.installation import Validation
 from finesmith.models.job import DEFAULT_WAIT_SECONDS, FINISHED_STATUSES, Job
 from finesmith.models.page import Page
-from finesmith.pages import ListQuery, fetch_all, fetch_page
+from finesmith.pages import LONG_PAGES, ListQuery, fetch_all, fetch_page
 from finesmith.paths import api_path
 from finesmith.problems import read_problems
 from finesmith.progress.choose import choose_view
@@ -103,7 +103,7 @@ class Jobs:
 
     def events(self, job_id: str, *, after: int | None = None) -> Events:
         """The job's events so far, after the one numbered `after`."""
-        query = ListQuery(api_path("jobs", job_id, "events"), Event, cursor_field="seq")
+        query = ListQuery(api_path("jobs", job_id, "events"), Event, params=LONG_PAGES, cursor_field="seq")
         return [*fetch_all(self._transport, query.starting_after(after))]
 
     def follow_events(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
@@ -113,7 +113,7 @@ class Jobs:
 
     def logs(self, job_id: str, *, after: str | None = None) -> LogLines:
         """What the job's steps have printed so far, after the line with the id `after`."""
-        query = ListQuery(api_path("jobs", job_id, "logs"), LogLine)
+        query = ListQuery(api_path("jobs", job_id, "logs"), LogLine, params=LONG_PAGES)
         return [*fetch_all(self._transport, query.starting_after(after))]
 
     def follow_logs(self, job_id: str, *, after: str | None = None) -> Iterator[LogLine]:
@@ -123,7 +123,7 @@ class Jobs:
 
     def metrics(self, job_id: str, *, after: int | None = None) -> Events:
         """The training log so far, one event a record."""
-        query = ListQuery(api_path("jobs", job_id, "metrics"), Event, cursor_field="seq")
+        query = ListQuery(api_path("jobs", job_id, "metrics"), Event, params=LONG_PAGES, cursor_field="seq")
         return [*fetch_all(self._transport, query.starting_after(after))]
 
     def artifacts(self, job_id: str) -> Artifacts:
@@ -144,7 +144,7 @@ class Jobs:
         call = Call(
             "GET",
             api_path("jobs", job_id),
-            params={"wait": max(round(wait_seconds), 1)},
+            params={"wait": f"{wait_seconds:.3g}"},
             read_timeout_seconds=wait_seconds + self._transport.settings.timeout_seconds,
             is_retried=False,
         )
