@@ -1,0 +1,26 @@
+"""What endpoints ask for in their signatures. All are `async`, or each would cost a hop to a thread."""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Security
+from starlette.requests import HTTPConnection
+
+from app.api.services import Services
+from app.auth import require_admin, require_principal
+from app.keys.service import Principal
+
+
+async def get_services(connection: HTTPConnection) -> Services:
+    """The services of the app that answers this request."""
+    services: Services = connection.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+PrincipalDep = Annotated[Principal, Security(require_principal)]
+AdminDep = Annotated[Principal, Security(require_admin)]
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Longest list to answer.")]
+After = Annotated[str | None, Query(max_length=64, description="The id after which to go on (the last one seen).")]
+JobId = Annotated[str, Path(max_length=64, description="The job's id.", examples=["job-01jd8m3v5xq2c7r9t4w6y8z0ab"])]
+FileId = Annotated[str, Path(max_length=64, description="The file's id.", examples=["file-01jd8m2k4wp1b6q8s3v5x7y9za"])]

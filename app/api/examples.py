@@ -1,0 +1,132 @@
+"""Examples that the OpenAPI document shows; a test holds them against the schemas."""
+
+from typing import Any
+
+from app.api.schemas import EXAMPLE_FILE_ID, EXAMPLE_JOB_ID
+
+_CREATED_AT = 1795456800.25
+_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+JOB: dict[str, Any] = {
+    "id": EXAMPLE_JOB_ID,
+    "object": "job",
+    "status": "running",
+    "step": "train",
+    "steps": [
+        {
+            "name": "prepare",
+            "status": "succeeded",
+            "started_at": 1795456801.0,
+            "finished_at": 1795456803.5,
+            "error": None,
+        },
+        {"name": "train", "status": "running", "started_at": 1795456803.6, "finished_at": None, "error": None},
+    ],
+    "progress": {
+        "global_step": 20,
+        "total_steps": 50,
+        "epoch": 0.4,
+        "loss": 2.31,
+        "tokens_per_second": 5120.0,
+        "eta_seconds": 18.0,
+    },
+    "config": {"model_name_or_path": "local:demo-base", "apply_lora": True, "max_steps": 50},
+    "resources": {"gpus": 0},
+    "priority": 0,
+    "attempt": 1,
+    "failures": 0,
+    "error": None,
+    "created_at": _CREATED_AT,
+    "started_at": 1795456800.9,
+    "finished_at": None,
+    "name": "first try",
+    "metadata": {},
+}
+EVENT: dict[str, Any] = {
+    "id": "evt-7",
+    "object": "event",
+    "job_id": EXAMPLE_JOB_ID,
+    "seq": 7,
+    "attempt": 1,
+    "type": "metrics",
+    "step": "train",
+    "level": "info",
+    "message": "",
+    "data": {"global_step": 20, "loss": 2.31, "learning_rate": 0.001},
+    "created_at": _CREATED_AT,
+}
+LOG_LINE: dict[str, Any] = {
+    "id": "1-42",
+    "object": "job.log_line",
+    "attempt": 1,
+    "line": 42,
+    "text": "Saved the adapter.",
+}
+ARTIFACT: dict[str, Any] = {
+    "id": "art-01jd8m7k1vq3c5r7t9w2y4z6ab",
+    "object": "artifact",
+    "name": "fused",
+    "path": "fused/model.safetensors",
+    "bytes": 12582912,
+    "sha256": _SHA256,
+    "created_at": _CREATED_AT,
+}
+FILE: dict[str, Any] = {
+    "id": EXAMPLE_FILE_ID,
+    "object": "file",
+    "bytes": 20480,
+    "created_at": _CREATED_AT,
+    "filename": "train.jsonl",
+    "purpose": "fine-tune",
+    "sha256": _SHA256,
+    "num_samples": 300,
+}
+WORKER: dict[str, Any] = {
+    "id": "wrk-01jd8m1a3c5e7g9j2m4p6r8tvw",
+    "object": "worker",
+    "host": "gpu-1",
+    "gpus": [{"index": 0, "name": "NVIDIA H200", "memory_bytes": 150754820096}],
+    "slots": 1,
+    "status": "online",
+    "version": "0.1.0",
+    "last_seen_at": _CREATED_AT,
+}
+VALIDATION: dict[str, Any] = {
+    "object": "job.validation",
+    "valid": True,
+    "config": {"model_name_or_path": "local:demo-base", "apply_lora": True},
+    "steps": ["prepare", "train", "fuse"],
+    "warnings": [],
+    "error": None,
+}
+REGISTRIES: dict[str, Any] = {
+    "object": "registries",
+    "data": {"datasets": ["chat", "default", "general", "soda"], "trainers": ["default", "lm"]},
+}
+CONFIG_SCHEMA: dict[str, Any] = {
+    "title": "Config",
+    "type": "object",
+    "properties": {"lora_rank": {"type": "integer", "default": 8, "description": "Rank of the LoRA matrices."}},
+}
+KEY: dict[str, Any] = {
+    "id": "key-01jd8m0z9y8x7w6v5t4s3r2q1p",
+    "object": "key",
+    "owner": "ana",
+    "name": "laptop",
+    "scopes": ["jobs"],
+    "created_at": _CREATED_AT,
+    "expires_at": None,
+    "revoked_at": None,
+    "last_used_at": None,
+}
+NEW_KEY: dict[str, Any] = {**KEY, "key": "fsk_…"}
+
+
+def list_of(item: dict[str, Any]) -> dict[str, Any]:
+    """A list with one item and no more to come."""
+    return {"object": "list", "data": [item], "has_more": False}
+
+
+def deleted(example: dict[str, Any]) -> dict[str, Any]:
+    """What a DELETE answers."""
+    return {"id": example["id"], "object": example["object"], "deleted": True}

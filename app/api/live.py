@@ -1,0 +1,200 @@
+"""Hands what Redis says about jobs to the open streams of this process: one reader for all, nothing unbounded."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from app.bus import AsyncBus, StreamEntry
+from app.errors import Unavailable
+
+NUM_QUEUED_ENTRIES = 256
+"""A stream that is further behind drops its queue and reads on from the database."""
+MAX_SUBSCRIPTIONS = 2_000
+BLOCK_MS = 1_000
+READ_TIMEOUT_SECONDS = 5.0
+"""A reader that hears nothing this long after its block is over has lost its link."""
+RECONNECT_SECONDS = 1.0
+PING_TIMEOUT_SECONDS = 1.0
+POLL_SECONDS = 5.0
+"""How often a stream looks into the database although Redis is up: a publisher may have failed unseen."""
+POLL_WITHOUT_REDIS_SECONDS = 1.0
+
+log = structlog.get_logger("finesmith.live")
+
+
+class LiveBus(AsyncBus):
+    """Also tells where streams end now, so that a reader can begin there and miss nothing in between."""
+
+    async def find_last_id(self, stream: str) -> str:
+        """Id of the newest entry; `0-0` when there is none."""
+        newest: Any = await self._redis.xrevrange(stream, count=1)
+        return str(newest[0][0]) if newest else "0-0"
+
+
+@dataclass(eq=False)
+class Subscription:
+    """What one stream has yet to look at."""
+
+    streams: frozenset[str]
+    """Keys of Redis streams."""
+    entries: deque[StreamEntry] = field(default_factory=deque)
+    is_lagging: bool = False
+    """True when entries were dropped: the database has them."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def offer(self, entry: StreamEntry) -> None:
+        """Queues an entry, or drops everything when the queue is full."""
+        if len(self.entries) >= NUM_QUEUED_ENTRIES:
+            self.entries.clear()
+            self.is_lagging = True
+        if not self.is_lagging:
+            self.entries.append(entry)
+        self.wake.set()
+
+    def take(self) -> list[StreamEntry]:
+        """Returns and removes what is queued; resets `is_lagging`."""
+        taken = list(self.entries)
+        self.entries.clear()
+        self.is_lagging = False
+        self.wake.clear()
+        return taken
+
+
+class LiveHub:
+    """One a process. Runs a task from the first subscription to `close`."""
+
+    def __init__(self, bus: LiveBus) -> None:
+        self.bus = bus
+        self.is_connected = False
+        self.is_stopping = False
+        self._subscriptions: set[Subscription] = set()
+        self._positions: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def poll_seconds(self) -> float:
+        """How long a stream may trust that nothing happened."""
+        return POLL_SECONDS if self.is_connected else POLL_WITHOUT_REDIS_SECONDS
+
+    @asynccontextmanager
+    async def subscribe(self, streams: Iterable[str]) -> AsyncIterator[Subscription]:
+        """Entries that are added from now on. Raises Unavailable when too many streams are open."""
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise Unavailable("Too many event streams are open on this server.", code="too_many_streams")
+        subscription = Subscription(frozenset(streams))
+        self._subscriptions.add(subscription)
+        try:
+            await self._watch(subscription.streams)
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+            watched = {stream for other in self._subscriptions for stream in other.streams}
+            for stream in subscription.streams - watched:
+                self._positions.pop(stream, None)
+
+    async def is_answering(self) -> bool:
+        """Asks Redis; False when it says nothing within a second."""
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                await self.bus.find_last_id("finesmith:readiness")
+        except (RedisError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def read_after(self, stream: str, position: str) -> list[StreamEntry]:
+        """What Redis has now behind this id; nothing when it does not answer."""
+        if not self.is_connected:
+            return []
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                return await self.bus.read({stream: position}, 1)
+        except (RedisError, OSError, TimeoutError):
+            return []
+
+    def stop(self) -> None:
+        """Ends all streams and waits soon; call it in the event loop's thread when the server begins to stop."""
+        self.is_stopping = True
+        self._wake_all()
+
+    async def close(self) -> None:
+        """Ends the reader and closes its connections."""
+        self.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.bus.close()
+
+    async def _watch(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            if stream in self._positions:
+                continue
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                    position = await self.bus.find_last_id(stream)
+                self.is_connected = True
+            except (RedisError, OSError, TimeoutError):
+                position, self.is_connected = "$", False
+            self._positions.setdefault(stream, position)
+        self._changed.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="live-reader")
+
+    async def _run(self) -> None:
+        while True:
+            if not self._positions:
+                await self._changed.wait()
+            self._changed.clear()
+            try:
+                self._deliver(await self._read_until_change())
+            except (RedisError, OSError, TimeoutError) as error:
+                if self.is_connected:
+                    log.warning("redis.lost", error=str(error))
+                self.is_connected = False
+                self._wake_all()
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _read_until_change(self) -> list[StreamEntry]:
+        """One blocking read over all streams, cut short when a new one is to be watched."""
+        positions = dict(self._positions)
+        if not positions:
+            return []
+        read = asyncio.create_task(self.bus.read(positions, BLOCK_MS))
+        change = asyncio.create_task(self._changed.wait())
+        try:
+            timeout = BLOCK_MS / 1000 + READ_TIMEOUT_SECONDS
+            done, _ = await asyncio.wait({read, change}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise TimeoutError("Redis does not answer")
+            if read not in done:
+                return []
+            entries = read.result()
+            self.is_connected = True
+            return entries
+        finally:
+            await _cancel({read, change})
+
+    def _deliver(self, entries: Iterable[StreamEntry]) -> None:
+        for entry in entries:
+            if entry.stream in self._positions:
+                self._positions[entry.stream] = entry.id
+            for subscription in self._subscriptions:
+                if entry.stream in subscription.streams:
+                    subscription.offer(entry)
+
+    def _wake_all(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.wake.set()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[object]]) -> None:
+    pending = [task for task in tasks if not task.done()]
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)

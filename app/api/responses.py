@@ -1,0 +1,82 @@
+"""How the OpenAPI document describes answers: one example a success, one error shape for the rest."""
+
+from typing import Any
+
+from app.api.schemas import ErrorBody
+
+Responses = dict[int | str, dict[str, Any]]
+
+_ERRORS: dict[int, tuple[str, str, str, str | None]] = {
+    400: (
+        "The body cannot be read.",
+        "invalid_json",
+        "The body is not valid JSON: syntax error at character 12.",
+        None,
+    ),
+    401: ("No key, or one that is wrong, expired or revoked.", "invalid_api_key", "This call needs an API key.", None),
+    403: ("The key's scopes do not allow this.", "insufficient_scope", "This call needs the scope `admin`.", None),
+    404: ("Nothing under that id for this key.", "job_not_found", "There is no such job.", "job_id"),
+    409: (
+        "Its state does not allow this.",
+        "invalid_transition",
+        "A job that has succeeded cannot be cancelled.",
+        None,
+    ),
+    413: ("The body is over the limit.", "body_too_large", "The body may have at most 1048576 bytes.", None),
+    416: ("The range lies outside the content.", "range_not_satisfiable", "The content has 12 bytes.", "range"),
+    422: (
+        "Well formed but not acceptable; `details` names every problem.",
+        "unknown_key",
+        "No such key.",
+        "config.lora_rnak",
+    ),
+    500: (
+        "The service failed; its log tells more under the request id.",
+        "internal_error",
+        "The service failed.",
+        None,
+    ),
+    503: ("Not now; `Retry-After` says when.", "unavailable", "Too many streams are open.", None),
+}
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+
+
+def error_responses(*statuses: int) -> Responses:
+    """Documents these statuses with the error envelope."""
+    return {status: _describe_error(status) for status in statuses}
+
+
+def example_of(
+    example: object, *, description: str, status: int = 200, headers: dict[str, Any] | None = None
+) -> Responses:
+    """Documents a success with an example of its JSON."""
+    answer: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
+    if headers:
+        answer["headers"] = headers
+    return {status: answer}
+
+
+def stream_of(example: dict[str, Any], *, event_id: str, event: str, description: str) -> Responses:
+    """Documents a call that answers a list, or a stream with `Accept: text/event-stream`."""
+    answer: dict[str, Any] = {"object": "list", "data": [example], "has_more": False}
+    stream = {
+        "schema": {"type": "string", "description": "Server-sent events; `data` is one JSON object of the list."},
+        "example": f'event: {event}\ndata: {{"id": "{example["id"]}", …}}\nid: {event_id}\n\n'
+        'event: end\ndata: {"status": "succeeded"}\n\n',
+    }
+    content = {"application/json": {"example": answer}, "text/event-stream": stream}
+    return {200: {"description": description, "content": content}}
+
+
+def _describe_error(status: int) -> dict[str, Any]:
+    description, code, message, param = _ERRORS[status]
+    problem = {"message": message, "param": param, "code": code}
+    type_ = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
+    details = [problem] if status == 422 else []
+    example = {"error": {**problem, "type": type_, "details": details}}
+    return {
+        "description": description,
+        "model": ErrorBody,
+        "content": {"application/json": {"example": example}},
+        "headers": {"x-request-id": {"description": "Id of this request.", "schema": {"type": "string"}}},
+    }

@@ -1,0 +1,61 @@
+"""Everything that one app holds from its start to its stop, built and closed together."""
+
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine, text
+
+from app.api.live import LiveBus, LiveHub
+from app.bus import Bus
+from app.db.session import SessionFactory, build_engine
+from app.files.service import FileService
+from app.jobs.service import JobService
+from app.jobs.workers import WorkerService
+from app.keys.service import KeyService
+from app.queue import WakeupQueue
+from app.settings import Settings
+from app.storage import Storage
+
+log = structlog.get_logger("finesmith.api")
+
+
+@dataclass(frozen=True)
+class Services:
+    """One app's parts. None of them is shared between apps, so that tests can run several."""
+
+    settings: Settings
+    engine: Engine
+    storage: Storage
+    jobs: JobService
+    files: FileService
+    keys: KeyService
+    workers: WorkerService
+    live: LiveHub
+    queue: WakeupQueue
+    bus: Bus
+
+    def check_database(self) -> None:
+        """Raises what the driver raises when the database does not answer."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+
+def build_services(settings: Settings) -> Services:
+    """Connects nothing yet: engine, bus and queue connect at first use."""
+    engine = build_engine(settings.database_url)
+    sessions = SessionFactory(engine)
+    storage = Storage(settings.storage_url)
+    queue, bus = WakeupQueue(settings.redis_url), Bus(settings.redis_url)
+    jobs = JobService(sessions, settings=settings, storage=storage, queue=queue, bus=bus)
+    return Services(
+        settings=settings,
+        engine=engine,
+        storage=storage,
+        jobs=jobs,
+        files=FileService(sessions, storage, settings),
+        keys=KeyService(sessions, settings),
+        workers=WorkerService(sessions),
+        live=LiveHub(LiveBus(settings.redis_url)),
+        queue=queue,
+        bus=bus,
+    )

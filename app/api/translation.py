@@ -1,0 +1,70 @@
+"""Between the words of the API and those of the core: submissions in, problems and errors out."""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.schemas import JobRequest
+from app.errors import ApiError, ErrorDetail, build_error_response
+from app.jobs.commands import JobSubmission
+from app.jobs.errors import (
+    FileInUse,
+    IdempotencyConflict,
+    InvalidSubmission,
+    InvalidTransition,
+    JobStoreError,
+    LeaseLost,
+    Problem,
+)
+from app.jobs.views import Resources
+
+_STATUSES: dict[type[JobStoreError], int] = {
+    InvalidSubmission: 422,
+    IdempotencyConflict: 422,
+    InvalidTransition: 409,
+    FileInUse: 409,
+    LeaseLost: 409,
+}
+"""All others say that something is not there."""
+
+
+def build_submission(body: JobRequest) -> JobSubmission:
+    """The same fields in the core's words."""
+    return JobSubmission(
+        config=body.config,
+        steps=body.steps,
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        input_job=body.input_job,
+        resources=Resources(gpus=body.resources.gpus),
+        priority=body.priority,
+        max_attempts=body.max_attempts,
+        max_runtime_seconds=body.max_runtime_seconds,
+        name=body.name,
+        metadata=body.metadata,
+    )
+
+
+def convert_problems(problems: Sequence[Problem]) -> ApiError:
+    """The first problem and, as details, all of them."""
+    details = [ErrorDetail(problem.message, problem.param, problem.code) for problem in problems]
+    first = details[0]
+    return ApiError(first.message, status=422, code=first.code, param=first.param, details=details)
+
+
+def convert_store_error(error: JobStoreError) -> ApiError:
+    """An owner's foreign ids and ids that do not exist are the same 404."""
+    if isinstance(error, InvalidSubmission):
+        return convert_problems(error.problems)
+    message = error.message[:1].upper() + error.message[1:].removesuffix(".") + "."
+    return ApiError(message, status=_STATUSES.get(type(error), 404), code=error.code, param=error.param)
+
+
+def add_store_error_handler(app: FastAPI) -> None:
+    """Answers every error that the core raises on purpose."""
+
+    @app.exception_handler(JobStoreError)
+    async def answer_store_error(request: Request, error: JobStoreError) -> Response:
+        return build_error_response(convert_store_error(error))
