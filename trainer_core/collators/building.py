@@ -13,11 +13,11 @@ DEFAULT_SEPARATOR = "\n"
 
 
 def build_collator(config: Config, tokenizer: Any, **kwargs: Any) -> BaseCollator:
-    """The collator of `collator_key`, or what the prepared data call for where it has its default; `kwargs` go to its constructor and win over the Config.
+    """The collator of `collator_key`, or of what the prepared data call for where it has its default.
 
-    `collator_separator` and `collator_prefix_end` are handed over when they are set, so that a constructor without
-    them works, and one with a separator of its own keeps it. Raises UnknownKeyError for an unknown key, and ConfigError
-    when one that is set means nothing to the collator.
+    `kwargs` go to its constructor and win over the Config. `collator_separator` and `collator_prefix_end` are handed
+    over when they are set, so that a constructor without them works, and one with a separator of its own keeps it.
+    Raises UnknownKeyError for an unknown key, and ConfigError when one that is set means nothing to the collator.
     """
     config = apply_data_keys(config)
     collator_class = collators_registry.get(config.collator_key)
@@ -33,7 +33,7 @@ def build_collator(config: Config, tokenizer: Any, **kwargs: Any) -> BaseCollato
 
 
 def _check_settings(collator_class: type[BaseCollator], settings: dict[str, Any], config: Config) -> None:
-    parameters = inspect.signature(collator_class.__init__).parameters
+    accepted = _list_parameters(collator_class)
     problems = [
         Problem(
             f"collator_{name}: the collator {config.collator_key!r} has no {name}; leave it at its default",
@@ -41,7 +41,20 @@ def _check_settings(collator_class: type[BaseCollator], settings: dict[str, Any]
             "invalid_value",
         )
         for name in settings
-        if name not in parameters
+        if name not in accepted
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _list_parameters(collator_class: type[BaseCollator]) -> set[str]:
+    """Names that the constructor takes, itself or through `**kwargs` by the classes above it."""
+    names: set[str] = set()
+    for cls in collator_class.__mro__:
+        if "__init__" not in cls.__dict__:
+            continue
+        parameters = inspect.signature(cls.__dict__["__init__"]).parameters
+        names.update(parameters)
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return names

@@ -19,9 +19,18 @@ class ChatCollator(TokenCollator):
 
     default_must_have_keys: ClassVar[tuple[str, ...]] = ("messages",)
 
-    def __init__(self, tokenizer: Any, max_length: int, separator: str = "\n", **kwargs: Any) -> None:
-        """`separator` is not used: the template separates. Raises ModelLoadError for a tokenizer without a template."""
-        super().__init__(tokenizer, max_length, separator, **kwargs)
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        *,
+        must_have_keys: Sequence[str] | None = None,
+        batch_must_have_keys: Sequence[str] | None = None,
+    ) -> None:
+        """There is no separator: the template separates. Raises ModelLoadError for a tokenizer without a template."""
+        super().__init__(
+            tokenizer, max_length, must_have_keys=must_have_keys, batch_must_have_keys=batch_must_have_keys
+        )
         self._renderer = ChatRenderer(tokenizer)
 
     def encode_whole(self, raw_batch: Sequence[RawSample]) -> list[tuple[EncodedSample, int]]:

@@ -18,9 +18,13 @@ class RowsOnDisk(Sequence[RawSample]):
     The file is opened for every access, so that a copy of this object in another process shares nothing with this one.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Reads the file once to find its lines. Raises OSError for a file that cannot be read."""
+    def __init__(self, path: Path, *, label: str | None = None) -> None:
+        """Reads the file once to find its lines. Raises OSError for a file that cannot be read.
+
+        `label` is what errors call the file; None: its name.
+        """
         self.path = path
+        self._label = label or path.name
         self._starts = array("Q")
         self._ends = array("Q")
         self._line_numbers = array("Q")
@@ -47,7 +51,8 @@ class RowsOnDisk(Sequence[RawSample]):
         """Raises DataError naming the line that is not JSON."""
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        return self._parse(self.read_line(index), index)
+        row: RawSample = self._parse(self.read_line(index), index)
+        return row
 
     def __iter__(self) -> Iterator[RawSample]:
         with self.path.open("rb") as file:
@@ -71,4 +76,4 @@ class RowsOnDisk(Sequence[RawSample]):
             return json.loads(line.decode())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             reason = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
-            raise DataError(f"{self.path.name} line {self.get_line_number(index)}: not {reason}: {error}") from error
+            raise DataError(f"{self._label} line {self.get_line_number(index)}: not {reason}: {error}") from error

@@ -82,15 +82,17 @@ class ChatRenderer:
         return text
 
     def _find_marked_spans(self, messages: Sequence[ChatMessage], text: str) -> list[Span]:
-        rendered, spans_of_chats = render_jinja_template(
+        # transformers' annotation says str, but what comes back is a pair of lists, one entry a conversation.
+        answer: Any = render_jinja_template(
             conversations=[[dict(message.fields) for message in messages]],
             chat_template=self._template,
             return_assistant_tokens_mask=True,
             **self._tokenizer.special_tokens_map,
         )
-        if rendered != [text]:
+        (rendered,), (positions,) = answer
+        if rendered != text:
             raise DataError("the chat template renders the same messages differently each time")
-        spans = [Span(start, end) for start, end in spans_of_chats[0]]
+        spans = [Span(start, end) for start, end in positions]
         answers = [message for message in messages if message.fields["role"] == "assistant"]
         if all(message.is_learned for message in answers):
             return spans

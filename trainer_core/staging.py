@@ -1,0 +1,168 @@
+"""Fetching of what the steps read from a hub into local folders, so that the steps themselves load offline.
+
+Imports huggingface_hub and nothing heavier. HF_ENDPOINT and HF_HOME say where the hub and its cache are; they
+must be set before this process starts.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from trainer_core.config import Config, Step
+from trainer_core.errors import ModelLoadError, NetworkError, TrainerError
+from trainer_core.job_spec import StepInputs
+
+REPOSITORY_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+MODEL_PATTERNS = (*TOKENIZER_PATTERNS, "*.safetensors")
+ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model*.safetensors", "adapter_model*.json")
+IGNORED_PATTERNS = ("*/*", "consolidated*")
+"""Other formats lie in folders (onnx, original) or repeat the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedInputs:
+    """Local folders, None for what is not needed."""
+
+    model: str | None = None
+    tokenizer: str | None = None
+    """None: the model's folder holds the tokenizer."""
+    adapter: str | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """The commit of each repository that lies in the hub's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One thing to make local."""
+
+    name: str
+    param: str
+    """The Config's key that names it."""
+    patterns: tuple[str, ...]
+    required_patterns: tuple[str, ...] = ()
+    """A file of each must be there in the end."""
+    revision: str | None = None
+
+
+def stage_hub_inputs(config: Config, steps: Sequence[Step], *, inputs: StepInputs | None = None) -> StagedInputs:
+    """Fetches what these steps read from a hub, each repository at the one commit that is then loaded everywhere.
+
+    A name of a local folder stays that folder. Weights are safetensors, in one file or sharded; nothing else is
+    fetched. What `inputs` bring is not fetched. A repository that is cached is used when the hub does not answer.
+    Raises ModelLoadError naming the option, NetworkError, and OSError for a full disk.
+    """
+    inputs = inputs or StepInputs()
+    model = tokenizer = adapter = None
+    if _needs_model(steps, inputs):
+        model = _stage(_describe_model(config), config)
+    if config.tokenizer_name_or_path == config.model_name_or_path:
+        tokenizer = model
+    elif config.tokenizer_name_or_path is not None:
+        patterns = _with_code(TOKENIZER_PATTERNS, config)
+        tokenizer = _stage(_Source(config.tokenizer_name_or_path, "tokenizer_name_or_path", patterns), config)
+    adapter_source = _describe_adapter(config, steps, inputs)
+    if adapter_source is not None:
+        adapter = _stage(adapter_source, config)
+    folders = [Path(folder) for folder in (model, tokenizer, adapter) if folder is not None]
+    return StagedInputs(model=model, tokenizer=tokenizer, adapter=adapter, revisions=_read_revisions(folders))
+
+
+def _needs_model(steps: Sequence[Step], inputs: StepInputs) -> bool:
+    return set(steps) != {Step.QUANTIZE} or inputs.model is None
+
+
+def _describe_model(config: Config) -> _Source:
+    return _Source(
+        name=config.model_name_or_path,
+        param="model_name_or_path",
+        patterns=_with_code(MODEL_PATTERNS, config),
+        required_patterns=("config.json", "*.safetensors"),
+        revision=config.model_revision,
+    )
+
+
+def _describe_adapter(config: Config, steps: Sequence[Step], inputs: StepInputs) -> _Source | None:
+    if Step.FUSE not in steps or Step.TRAIN in steps or inputs.adapter is not None:
+        return None
+    for param in ("lora_model_local_path", "lora_hub_model_id"):
+        name: str | None = getattr(config, param)
+        if name is not None:
+            return _Source(name, param, ADAPTER_PATTERNS, ("adapter_config.json", "adapter_model*.safetensors"))
+    return None
+
+
+def _with_code(patterns: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    return (*patterns, "*.py") if config.trust_remote_code else patterns
+
+
+def _stage(source: _Source, config: Config) -> str:
+    if Path(source.name).is_dir():
+        folder = str(Path(source.name).resolve())
+    elif REPOSITORY_NAME.fullmatch(source.name):
+        folder = _download(source, token=config.huggingface_hub_token)
+    else:
+        raise ModelLoadError(
+            f"{source.param}: there is no folder {source.name!r}, and a repository's name reads owner/name",
+            param=source.param,
+        )
+    for pattern in source.required_patterns:
+        if next(Path(folder).glob(pattern), None) is None:
+            raise ModelLoadError(_describe_missing(source, pattern), param=source.param)
+    return folder
+
+
+def _download(source: _Source, *, token: str | None) -> str:
+    try:
+        folder: str = snapshot_download(
+            source.name,
+            revision=source.revision,
+            allow_patterns=list(source.patterns),
+            ignore_patterns=list(IGNORED_PATTERNS),
+            token=token,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, httpx.HTTPError) as error:
+        raise _translate(error, source) from error
+    return folder
+
+
+def _translate(error: Exception, source: _Source) -> TrainerError:
+    named = f"{source.param}: {source.name!r}"
+    if isinstance(error, RevisionNotFoundError):
+        return ModelLoadError(f"{named} has no revision {source.revision!r} on the hub", param="model_revision")
+    if isinstance(error, HFValidationError | RepositoryNotFoundError):
+        reason = "is neither a folder here nor a repository on the hub that the token given can read"
+        return ModelLoadError(f"{named} {reason}", param=source.param)
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return ModelLoadError(f"{named}: the hub refuses access: {error}", param=source.param)
+    if constants.HF_HUB_OFFLINE:
+        reason = "is neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
+        return ModelLoadError(f"{named} {reason}", param=source.param)
+    reason = f"could not be fetched from {constants.ENDPOINT}: {error}"
+    return NetworkError(f"{named} {reason}", param=source.param)
+
+
+def _describe_missing(source: _Source, pattern: str) -> str:
+    if pattern == "*.safetensors":
+        return f"{source.param}: {source.name!r} has no weights as safetensors; convert them, other formats run code"
+    return f"{source.param}: {source.name!r} has no {pattern}"
+
+
+def _read_revisions(folders: Sequence[Path]) -> dict[str, str]:
+    """A folder in the hub's cache reads `…/models--owner--name/snapshots/<commit>`."""
+    return {
+        folder.parents[1].name.removeprefix("models--").replace("--", "/"): folder.name
+        for folder in folders
+        if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    }
