@@ -1,7 +1,7 @@
 """The record of what was fetched from a hub for a job: made once on a host, before the steps that load offline."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +9,7 @@ from typing import Protocol
 from trainer_core.atomic_file import write_atomically
 from trainer_core.config import Config
 from trainer_core.enums import Step
+from trainer_core.job_spec import StepInputs
 from trainer_core.workspace import Workspace
 
 
@@ -36,15 +37,18 @@ class StagedInputs(Protocol):
     def revisions(self) -> Mapping[str, str]: ...
 
 
-StageFunction = Callable[[Config, Sequence[Step]], StagedInputs]
+class StageFunction(Protocol):
+    """Fetches what the steps need. Raises ModelLoadError, NetworkError, OSError."""
+
+    def __call__(self, config: Config, steps: Sequence[Step], *, inputs: StepInputs) -> StagedInputs: ...
 
 
-def stage_from_hub(config: Config, steps: Sequence[Step]) -> StagedInputs:
+def stage_from_hub(config: Config, steps: Sequence[Step], *, inputs: StepInputs) -> StagedInputs:
     """Fetches what the steps need. Raises ModelLoadError, NetworkError, OSError."""
     # It imports huggingface_hub, which the pipeline, a reader of the record, must not.
     from trainer_core.staging import stage_hub_inputs
 
-    return stage_hub_inputs(config, steps)
+    return stage_hub_inputs(config, steps, inputs=inputs)
 
 
 def write_staged_record(workspace: Workspace, staged: StagedInputs) -> StagedRecord:

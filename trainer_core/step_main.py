@@ -107,7 +107,8 @@ def stage_inputs(
     record = read_staged_record(workspace)
     if record is not None:
         return record
-    return write_staged_record(workspace, stage(build_user_config(spec, secrets=secrets), spec.steps))
+    staged = stage(build_user_config(spec, secrets=secrets), spec.steps, inputs=spec.inputs)
+    return write_staged_record(workspace, staged)
 
 
 def load_step_function(step: Step) -> StepFunction:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from trainer_core.stage_main import main
 
 
-def stage(config, steps):
+def stage(config, steps, *, inputs):
     return SimpleNamespace(model=None, tokenizer=None, adapter=None, revisions={"owner/name": "0" * 40})
 
 

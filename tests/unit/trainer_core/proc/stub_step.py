@@ -24,7 +24,7 @@ class Staged:
     revisions: dict = None
 
 
-def stage(config, steps):
+def stage(config, steps, *, inputs):
     return Staged(revisions={})
 
 
@@ -83,7 +83,7 @@ def emit_metrics(count: int, context: StepContext) -> None:
 def save_checkpoint(global_step: int, context: StepContext) -> None:
     folder = Path("outputs") / f"checkpoint-{global_step}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trainer_state.json").write_text('{"global_step": %d}' % global_step)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": global_step}))
     (folder / "COMPLETE").write_text("{}")
     context.events.emit("checkpoint.saved", data={"global_step": global_step, "path": f"outputs/{folder.name}"})
 

@@ -1,0 +1,111 @@
+"""`python -m worker [--worker-id wrk-…]`: announces this host and runs the jobs that are sent to it until SIGTERM."""
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from celery import signals
+
+from app.db.session import SessionFactory, build_engine
+from app.ids import new_id
+from app.jobs.catalogue import built_in_catalogue
+from app.jobs.workers import GpuInfo, WorkerInfo, WorkerService
+from app.settings import Settings
+from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
+from worker.catalogue import load_catalogue
+from worker.celery_app import build_celery_app
+from worker.drain import DrainFlag
+from worker.gpus import find_gpus
+from worker.pipeline_process import PIPELINE_ENTRY
+from worker.presence import Presence
+from worker.supervisor import Host
+from worker.tasks import register_tasks
+
+logger = logging.getLogger(__name__)
+
+_LEAVE_SECONDS = 1.0
+"""How long jobs run on at a stop until the service knows that none should be sent here."""
+
+
+def main(arguments: Sequence[str] | None = None, *, pipeline_entry: Sequence[str] = PIPELINE_ENTRY) -> int:
+    """Runs a worker and returns its exit status. Takes over this process: its signals, its logging, its children."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.add_argument("--worker-id", help="wrk-…, as an earlier start's; without it the worker is a new one")
+    worker_id = parser.parse_args(arguments).worker_id or new_id("wrk")
+    settings = Settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)s {worker_id} %(name)s: %(message)s"
+    )
+    if os.environ.get("FINESMITH_PARENT_PIPE") == "1":
+        become_subreaper()
+        exit_when_stdin_closes(kill_descendants)
+    host = Host(worker_id=worker_id, start_folder=Path.cwd(), drain=DrainFlag(), pipeline_entry=tuple(pipeline_entry))
+    return run_worker(settings, host=host)
+
+
+def run_worker(settings: Settings, *, host: Host) -> int:
+    """Runs Celery until it is told to stop; returns its exit status."""
+    gpus = find_gpus(settings.worker_gpus)
+    slots = settings.worker_slots or max(1, len(gpus))
+    info = WorkerInfo(
+        id=host.worker_id,
+        host=socket.gethostname(),
+        gpus=[GpuInfo(gpu.index, gpu.name, gpu.memory_bytes) for gpu in gpus],
+        slots=slots,
+        version=_read_version(),
+        catalogue=built_in_catalogue(),
+    )
+    presence = Presence(
+        WorkerService(SessionFactory(build_engine(settings.database_url, pool_size=2))),
+        info=info,
+        load_catalogue=partial(load_catalogue, settings.plugins),
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
+    celery = build_celery_app(settings.redis_url, worker_id=host.worker_id)
+    register_tasks(celery, settings=settings, host=host)
+
+    def begin(**_: object) -> None:
+        # The pool's processes are forked by now: a thread that holds a lock at a fork would leave it locked there.
+        presence.start()
+
+    def drain(**_: object) -> None:
+        # First the service, or it would send the jobs that are handed back to this same worker; but not for long.
+        presence.leave(on_left=host.drain.set)
+        timer = threading.Timer(_LEAVE_SECONDS, host.drain.set)
+        timer.daemon = True
+        timer.start()
+
+    signals.worker_ready.connect(begin, weak=False)
+    signals.worker_shutting_down.connect(drain, weak=False)
+    logger.info("%d slots, %d GPUs", slots, len(gpus))
+    worker = celery.Worker(
+        hostname=f"{host.worker_id}@{info.host}",
+        concurrency=slots,
+        pool_cls="prefork",
+        loglevel=settings.log_level.upper(),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    presence.join(_LEAVE_SECONDS)
+    return int(worker.exitcode or 0)
+
+
+def _read_version() -> str:
+    try:
+        return version("finesmith-server")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

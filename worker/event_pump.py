@@ -1,0 +1,63 @@
+"""Carries the event lines of a workspace into the database, which numbers them and tells the bus."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from app.jobs.commands import NewEvent
+from app.jobs.service import JobService
+from trainer_core.events import EventRecord
+from worker.file_tail import FileTail
+
+logger = logging.getLogger(__name__)
+
+_MAX_BATCH = 500
+
+
+class EventPump:
+    """Reads one attempt's event file. `on_recorded` is called with every event after it is in the database."""
+
+    def __init__(
+        self, path: Path, *, service: JobService, job_id: str, attempt: int, on_recorded: Callable[[EventRecord], None]
+    ) -> None:
+        self._tail = FileTail(path)
+        self._service = service
+        self._job_id = job_id
+        self._attempt = attempt
+        self._on_recorded = on_recorded
+        self._pending: list[EventRecord] = []
+
+    def pump(self, *, is_final: bool) -> bool:
+        """Records what is there; returns True when there may be more. Raises LeaseLost and the database's errors."""
+        if not self._pending:
+            self._pending = _parse_lines(self._tail.read_lines(is_final=is_final))
+        if not self._pending:
+            return False
+        batch = self._pending[:_MAX_BATCH]
+        self._service.record_events(self._job_id, self._attempt, [_to_new_event(record) for record in batch])
+        del self._pending[:_MAX_BATCH]
+        for record in batch:
+            self._on_recorded(record)
+        return True
+
+
+def _parse_lines(lines: Sequence[bytes]) -> list[EventRecord]:
+    records = []
+    for line in lines:
+        try:
+            records.append(EventRecord.from_line(line))
+        except (ValueError, TypeError):
+            # A disk that filled up in the middle of a line leaves half of one.
+            logger.warning("an event line of %d bytes cannot be read and is left out", len(line))
+    return records
+
+
+def _to_new_event(record: EventRecord) -> NewEvent:
+    return NewEvent(
+        type=record.type,
+        message=record.message,
+        level=record.level,
+        step=record.step,
+        data=dict(record.data or {}),
+        created_at=record.created_at or None,
+    )
