@@ -9,15 +9,17 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.keys.service import KeyService
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Finesmith: a self-hosted fine-tuning service.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Finesmith: a self-hosted fine-tuning service.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
 
@@ -28,7 +30,17 @@ ListenFd = Annotated[int | None, typer.Option(hidden=True, help="Inherited socke
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            typer.echo(f"Setting FINESMITH_{name.upper()}: {problem['msg']}", err=True)
+        sys.exit(2)
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).splitlines()[0]
+        typer.echo(f"The database does not work: {reason}. Is it at the present schema (`finesmith-server migrate`)?", err=True)
+        sys.exit(1)
 
 
 @app.command()
@@ -71,21 +83,26 @@ def migrate() -> None:
 @keys_app.command("create")
 def create_key(
     owner: Annotated[str, typer.Option(help="Whose jobs and files the key sees.")] = "default",
-    name: Annotated[str, typer.Option(help="For people.")] = "",
+    name: Annotated[str, typer.Option(help="For people.")] = "made on the command line",
     admin: Annotated[bool, typer.Option("--admin", help="Also let it manage keys and read metrics.")] = False,
     expires_in_days: Annotated[float | None, typer.Option(min=0.001, help="Lifetime. Default: until revoked.")] = None,
 ) -> None:
     """Make a key and print it, this once."""
+    from app.keys.service import InvalidKeyRequest
+
     scopes = ("jobs", "admin") if admin else ("jobs",)
     seconds = None if expires_in_days is None else expires_in_days * 86_400
-    _, plaintext = _open_keys().create(owner, name, scopes, expires_in_seconds=seconds)
+    try:
+        _, plaintext = _open_keys().create(owner, name, scopes, expires_in_seconds=seconds)
+    except InvalidKeyRequest as error:
+        raise typer.BadParameter(str(error)) from error
     typer.echo(plaintext)
 
 
 @keys_app.command("list")
 def list_keys() -> None:
     """Show all keys, without the keys themselves."""
-    table = Table("id", "owner", "name", "scopes", "state")
+    table = Table(Column("id", no_wrap=True), "owner", "name", "scopes", "state")
     for key in _open_keys().list():
         state = "revoked" if key.revoked_at else "valid"
         table.add_row(key.id, key.owner, key.name, " ".join(key.scopes), state)
@@ -95,7 +112,12 @@ def list_keys() -> None:
 @keys_app.command("revoke")
 def revoke_key(key_id: str) -> None:
     """Take a key's power away, within 30 seconds on every server."""
-    _open_keys().revoke(key_id)
+    from app.keys.service import KeyNotFound
+
+    try:
+        _open_keys().revoke(key_id)
+    except KeyNotFound as error:
+        raise typer.BadParameter(error.message) from error
     typer.echo(f"{key_id} is revoked.")
 
 

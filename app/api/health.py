@@ -13,6 +13,7 @@ from app.api.instruments import Instruments
 from app.api.rendering import json_response
 from app.api.responses import error_responses, example_of
 from app.auth import require_metrics_access
+from app.states import JobStatus
 
 log = structlog.get_logger("finesmith.api")
 open_router = APIRouter(tags=["health"])
@@ -79,6 +80,7 @@ def get_metrics(request: Request, services: ServicesDep) -> Response:
     """Answers jobs by state, requests, latencies and open streams. Needs a key with the scope `admin`, unless the
     installation says `FINESMITH_METRICS_PUBLIC`."""
     instruments: Instruments = request.app.state.instruments
-    for status, num_jobs in services.jobs.count_by_status().items():
-        instruments.jobs.labels(status).set(num_jobs)
+    counts = services.jobs.count_by_status()
+    for status in JobStatus:
+        instruments.jobs.labels(status.value).set(counts.get(status, 0))
     return Response(generate_latest(instruments.registry), media_type=CONTENT_TYPE_LATEST)

@@ -86,8 +86,8 @@ def validate_job(body: schemas.JobRequest, services: ServicesDep, principal: Pri
         {
             "object": "job.validation",
             "valid": error is None,
-            "config": verdict.config,
-            "steps": verdict.steps or [],
+            "config": verdict.config or None,
+            "steps": verdict.steps,
             "warnings": verdict.warnings,
             "error": error,
         }

@@ -8,6 +8,8 @@ from app.api.deps import ServicesDep
 from app.api.rendering import json_response, render_deleted, render_key, render_list
 from app.api.responses import error_responses, example_of
 from app.auth import require_admin
+from app.errors import ApiError
+from app.keys.service import InvalidKeyRequest
 
 router = APIRouter(tags=["keys"], dependencies=[Security(require_admin)], responses=error_responses(403))
 
@@ -24,9 +26,12 @@ router = APIRouter(tags=["keys"], dependencies=[Security(require_admin)], respon
 )
 def create_key(body: schemas.KeyRequest, services: ServicesDep) -> Response:
     """Makes a key for an owner: keys of one owner see the same jobs and files, and nobody else's."""
-    key, plaintext = services.keys.create(
-        body.owner, body.name, scopes=tuple(body.scopes), expires_in_seconds=body.expires_in_seconds
-    )
+    try:
+        key, plaintext = services.keys.create(
+            body.owner, body.name, tuple(body.scopes), expires_in_seconds=body.expires_in_seconds
+        )
+    except InvalidKeyRequest as error:
+        raise ApiError(str(error), status=422, code="invalid_value") from error
     return json_response({**render_key(key), "key": plaintext}, status=201)
 
 

@@ -93,7 +93,7 @@ class JobRequest(BaseModel):
     max_runtime_seconds: float | None = Field(
         None, gt=0, description="Longest an attempt may run, in seconds; null: no bound."
     )
-    name: str | None = Field(None, max_length=200, description="For people.")
+    name: str | None = Field(None, max_length=256, description="For people.")
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16, description="Up to 16 strings of yours; kept and answered as they are."
     )
@@ -243,10 +243,10 @@ class KeyRequest(BaseModel):
     owner: str = Field(
         min_length=1,
         max_length=64,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$",
+        pattern=r"^[A-Za-z0-9_.@+-]+$",
         description="Whose jobs and files it sees.",
     )
-    name: str = Field("", max_length=200, description="For people.")
+    name: str = Field(min_length=1, max_length=256, description="For people.")
     scopes: list[Literal["jobs", "admin"]] = Field(
         default_factory=lambda: ["jobs"], min_length=1, description="`jobs`, and `admin` for keys and metrics as well."
     )

@@ -54,7 +54,7 @@ def build_services(settings: Settings) -> Services:
         jobs=jobs,
         files=FileService(sessions, storage, settings),
         keys=KeyService(sessions, settings),
-        workers=WorkerService(sessions),
+        workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
         live=LiveHub(LiveBus(settings.redis_url)),
         queue=queue,
         bus=bus,

@@ -1,0 +1,28 @@
+"""What the documentation shows is what the service answers."""
+
+import pytest
+from pydantic import BaseModel
+
+from app.api import examples, schemas
+
+
+@pytest.mark.parametrize(
+    ("example", "model"),
+    [
+        (examples.JOB, schemas.Job),
+        (examples.EVENT, schemas.Event),
+        (examples.LOG_LINE, schemas.LogLine),
+        (examples.ARTIFACT, schemas.Artifact),
+        (examples.FILE, schemas.File),
+        (examples.WORKER, schemas.Worker),
+        (examples.VALIDATION, schemas.Validation),
+        (examples.REGISTRIES, schemas.Registries),
+        (examples.KEY, schemas.Key),
+        (examples.NEW_KEY, schemas.NewKey),
+        (examples.deleted(examples.JOB), schemas.DeletedObject),
+        (examples.list_of(examples.JOB), schemas.ListOf[schemas.Job]),
+    ],
+)
+def test_each_example_has_exactly_the_fields_of_its_schema(example: dict, model: type[BaseModel]):
+    parsed = model.model_validate(example, strict=False)
+    assert set(parsed.model_dump()) == set(example)
