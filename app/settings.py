@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     redis_url: str = ""
     """Redis or Valkey: `redis://…`, `rediss://…` or `unix:///path`. Empty: the embedded Valkey's socket."""
     storage_url: str = ""
-    """Where files and artifacts lie: a folder or an fsspec URL such as `s3://bucket/prefix`. Empty: in the data folder."""
+    """Where files and artifacts lie: a folder or a URL such as `s3://bucket/prefix`. Empty: in the data folder."""
     model_root: Path | None = None
     """Folder of local models, named over HTTP as `local:<name>`. None: local models are refused."""
     config_root: Path | None = None

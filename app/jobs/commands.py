@@ -20,7 +20,7 @@ class JobSubmission:
     training_file: str | None = None
     validation_file: str | None = None
     input_job: str | None = None
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     priority: int = 0
     max_attempts: int = 3
     max_runtime_seconds: float | None = None

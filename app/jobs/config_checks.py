@@ -1,0 +1,151 @@
+"""Checks of a submitted config that need no database: keys, types, what is for scripts only, names of models."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jsonschema
+from pydantic import JsonValue
+
+from app.jobs.catalogue import Catalogue
+from app.jobs.errors import Problem
+from app.jobs.storable import is_storable_text
+from app.settings import Settings
+from trainer_core.config import (
+    SCRIPT_ONLY_FIELDS,
+    SECRET_FIELDS,
+    Config,
+    ConfigError,
+    build_config,
+    describe_unknown_key,
+    dump_config,
+)
+
+REGISTRY_OF_FIELD: Mapping[str, str] = {
+    "config_key": "configs",
+    "dataset_key": "datasets",
+    "collator_key": "collators",
+    "trainer_key": "trainers",
+    "experiment_key": "experiments",
+    "quantizer_key": "quantizers",
+}
+CONFIG_FIELDS: Mapping[str, Any] = {field.name: field for field in dataclasses.fields(Config)}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_LOCAL_NAME = re.compile(r"local:(?!\.{1,2}$)[^/\\\0]{1,255}")
+_MODEL_FIELDS = ("model_name_or_path", "tokenizer_name_or_path")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedConfig:
+    """`config` is None when it could not be built; `values` are what may be stored, with secrets as None."""
+
+    config: Config | None
+    values: Mapping[str, JsonValue]
+    secrets: Mapping[str, str]
+    problems: tuple[Problem, ...]
+
+
+def check_config(given: Mapping[str, object], *, catalogue: Catalogue, settings: Settings) -> CheckedConfig:
+    """Checks a config as it came over HTTP, finding every problem; `param` of each is `config.<key>`."""
+    schema = _find_schema(given, catalogue)
+    base = {key: value for key, value in given.items() if key in CONFIG_FIELDS}
+    extra = {key: value for key, value in given.items() if key not in CONFIG_FIELDS}
+    problems = [*_check_extra(extra, schema), *_check_text(given), *_check_script_only(base)]
+    reported = {problem.param for problem in problems}
+    config: Config | None = None
+    try:
+        config = build_config(_apply_defaults(base, schema))
+    except ConfigError as error:
+        found = (Problem(p.message, f"config.{p.param}" if p.param else "config", p.code) for p in error.problems)
+        problems += [problem for problem in found if problem.param not in reported]
+    if config is not None:
+        problems += [*_check_registry_keys(config, catalogue), *_check_names(config, settings)]
+    values: dict[str, JsonValue] = {}
+    if config is not None:
+        values = {**dump_config(config), **cast(dict[str, JsonValue], extra)}
+    secrets = {name: value for name in SECRET_FIELDS if isinstance(value := given.get(name), str) and value}
+    return CheckedConfig(config, values, secrets, tuple(problems))
+
+
+def _find_schema(given: Mapping[str, object], catalogue: Catalogue) -> Mapping[str, Any]:
+    """The JSON Schema of the Config that a plugin registered; empty for the built-in one or an unknown key."""
+    key = given.get("config_key", "base")
+    schema = catalogue.configs.get(key) if isinstance(key, str) and key != "base" else None
+    return schema if isinstance(schema, dict) else {}
+
+
+def _apply_defaults(base: Mapping[str, object], schema: Mapping[str, Any]) -> dict[str, object]:
+    """A plugin's Config may give a built-in key another default."""
+    properties = schema.get("properties", {})
+    defaults = {key: properties[key]["default"] for key in CONFIG_FIELDS if "default" in properties.get(key, {})}
+    return {**defaults, **base}
+
+
+def _check_extra(extra: Mapping[str, object], schema: Mapping[str, Any]) -> Iterator[Problem]:
+    properties = schema.get("properties", {})
+    for key, value in extra.items():
+        if key not in properties:
+            known = sorted({*CONFIG_FIELDS, *properties})
+            yield Problem(describe_unknown_key(key, known=known, where="Config"), f"config.{key}", "unknown_key")
+            continue
+        checked = {**properties[key], "$defs": schema.get("$defs", {})}
+        for error in jsonschema.Draft202012Validator(checked).iter_errors(value):
+            # The error's own text repeats the value, which a plugin may hold to be secret.
+            yield Problem(f"{key}: does not satisfy {error.validator!r}", f"config.{key}", "invalid_value")
+
+
+def _check_text(given: Mapping[str, object]) -> Iterator[Problem]:
+    for key, value in given.items():
+        texts = value if isinstance(value, list) else [value]
+        if not all(is_storable_text(text) for text in [key, *texts] if isinstance(text, str)):
+            message = "contains a NUL character or half of a surrogate pair"
+            yield Problem(f"{key!a}: {message}", f"config.{key.encode('ascii', 'replace').decode()}", "invalid_value")
+
+
+def _check_script_only(base: Mapping[str, object]) -> Iterator[Problem]:
+    for name, instead in SCRIPT_ONLY_FIELDS.items():
+        if name in base and base[name] != CONFIG_FIELDS[name].default:
+            message = f"{name} is for scripts; over HTTP leave it out: {instead}"
+            yield Problem(message, f"config.{name}", "script_only")
+
+
+def _check_registry_keys(config: Config, catalogue: Catalogue) -> Iterator[Problem]:
+    for name, registry in REGISTRY_OF_FIELD.items():
+        key, known = getattr(config, name), catalogue.registries.get(registry, ())
+        if key not in known:
+            message = describe_unknown_key(key, known=list(known), where=f"{name}: {registry}_registry")
+            yield Problem(message, f"config.{name}", "unknown_key")
+
+
+def _check_names(config: Config, settings: Settings) -> Iterator[Problem]:
+    for name in _MODEL_FIELDS:
+        value = getattr(config, name)
+        if value is not None and (message := _find_fault_of_model(value, settings.model_root)):
+            yield Problem(f"{name}: {message}", f"config.{name}", "model_not_found")
+    adapter = config.lora_hub_model_id
+    if adapter is not None and not HUB_ID.fullmatch(adapter):
+        message = f"lora_hub_model_id: {adapter!r} is not of the form owner/name"
+        yield Problem(message, "config.lora_hub_model_id", "invalid_value")
+    pinned = f"{config.model_name_or_path}@{config.model_revision}"
+    if config.trust_remote_code and pinned not in settings.trusted_model_code:
+        message = (
+            "trust_remote_code: an administrator has to list the model as owner/name@<commit sha> in"
+            " FINESMITH_TRUSTED_MODEL_CODE, and model_revision has to be that sha"
+        )
+        yield Problem(message, "config.trust_remote_code", "forbidden")
+
+
+def _find_fault_of_model(value: str, model_root: Path | None) -> str | None:
+    if HUB_ID.fullmatch(value):
+        return None
+    if not _LOCAL_NAME.fullmatch(value):
+        return f"{value!r} is neither owner/name on the Hub nor local:<name> below the installation's model folder"
+    if model_root is None:
+        return f"{value!r}: this installation has no folder of local models (FINESMITH_MODEL_ROOT)"
+    # A worker on another host may have the folder where this one does not; it checks again.
+    if model_root.is_dir() and not (model_root / value.removeprefix("local:")).is_dir():
+        return f"{value!r}: there is no such folder below FINESMITH_MODEL_ROOT"
+    return None

@@ -1,0 +1,165 @@
+"""The SQL on what hangs on a job: events, attempts, artifacts, log chunks and secrets."""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, delete, insert, select, tuple_, update
+
+from app.db.clock import db_now
+from app.db.models import artifacts, attempts, events, files, job_secrets, log_chunks
+from app.ids import is_id, new_id
+from app.jobs.commands import NewArtifact, Outcome
+from app.jobs.rows import JobRow, dump_error
+from app.jobs.secrets import SealedSecret
+from app.jobs.storable import make_text_storable
+from app.jobs.views import ArtifactView, FileRef, LogCursor, StoredEvent
+
+
+def list_events(
+    connection: Connection, job_id: str, *, after_seq: int, limit: int, types: Sequence[str] | None
+) -> list[StoredEvent]:
+    """Events after a number, oldest first."""
+    query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq)
+    if types is not None:
+        query = query.where(events.c.type.in_([make_text_storable(name) for name in types]))
+    rows = connection.execute(query.order_by(events.c.seq).limit(limit))
+    return [StoredEvent(**row._mapping) for row in rows]
+
+
+def begin_attempt(connection: Connection, job: JobRow, *, attempt: int, worker_id: str, gpus: Sequence[int]) -> None:
+    """Writes down that a worker has claimed the job."""
+    connection.execute(
+        insert(attempts).values(
+            job_id=job.id, attempt=attempt, worker_id=worker_id, gpus=list(gpus), started_at=db_now()
+        )
+    )
+
+
+def close_attempt(connection: Connection, job: JobRow, *, kind: str, outcome: Outcome | None) -> None:
+    """Writes down how the job's current attempt ended; `outcome` None: nobody said."""
+    values: dict[str, object] = {"ended_at": db_now(), "outcome": kind}
+    if outcome is not None:
+        values |= {"exit_code": outcome.exit_code, "signal": outcome.signal, "error": dump_error(outcome.error)}
+    connection.execute(
+        update(attempts).where(attempts.c.job_id == job.id, attempts.c.attempt == job.attempt).values(values)
+    )
+
+
+def replace_artifacts(connection: Connection, job: JobRow, new: Sequence[NewArtifact]) -> None:
+    """Adds artifacts of the current attempt; one that was there under the same path gives way."""
+    paths = [artifact.path for artifact in new]
+    connection.execute(delete(artifacts).where(artifacts.c.job_id == job.id, artifacts.c.path.in_(paths)))
+    rows = [
+        {
+            "id": new_id("art"),
+            "job_id": job.id,
+            "attempt": job.attempt,
+            "name": artifact.name,
+            "path": artifact.path,
+            "num_bytes": artifact.num_bytes,
+            "sha256": artifact.sha256,
+            "storage_key": artifact.storage_key,
+            "created_at": job.now,
+        }
+        for artifact in new
+    ]
+    connection.execute(insert(artifacts), rows)
+
+
+def list_artifacts(connection: Connection, job_id: str) -> list[ArtifactView]:
+    """All artifacts of a job, by path."""
+    query = _select_artifact.where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    return [ArtifactView(**row._mapping) for row in connection.execute(query)]
+
+
+def find_artifact(connection: Connection, job_id: str, *, path: str) -> ArtifactView | None:
+    """The artifact under a path."""
+    same_path = artifacts.c.path == make_text_storable(path)
+    query = _select_artifact.where(artifacts.c.job_id == job_id, same_path)
+    row = connection.execute(query).first()
+    return None if row is None else ArtifactView(**row._mapping)
+
+
+def list_artifact_names(connection: Connection, job_id: str) -> frozenset[str]:
+    """The folders of which a job has published files."""
+    query = select(artifacts.c.name).where(artifacts.c.job_id == job_id).distinct()
+    return frozenset(connection.execute(query).scalars())
+
+
+def insert_secrets(connection: Connection, job_id: str, sealed: Iterable[SealedSecret]) -> None:
+    """Keeps a job's encrypted secrets."""
+    rows = [
+        {
+            "job_id": job_id,
+            "field": secret.field,
+            "key_id": secret.key_id,
+            "nonce": secret.nonce,
+            "ciphertext": secret.ciphertext,
+        }
+        for secret in sealed
+    ]
+    if rows:
+        connection.execute(insert(job_secrets), rows)
+
+
+def list_secrets(connection: Connection, job_id: str) -> list[SealedSecret]:
+    """A job's encrypted secrets."""
+    columns = (job_secrets.c.field, job_secrets.c.key_id, job_secrets.c.nonce, job_secrets.c.ciphertext)
+    rows = connection.execute(select(*columns).where(job_secrets.c.job_id == job_id))
+    return [SealedSecret(**row._mapping) for row in rows]
+
+
+def delete_secrets(connection: Connection, job_id: str) -> None:
+    """Forgets a job's secrets."""
+    connection.execute(delete(job_secrets).where(job_secrets.c.job_id == job_id))
+
+
+def find_file_refs(connection: Connection, *, owner: str, file_ids: Sequence[str]) -> dict[str, FileRef]:
+    """The owner's files among the ids, by id; on PostgreSQL kept from being deleted until the transaction ends."""
+    columns = (files.c.id, files.c.storage_key, files.c.sha256, files.c.num_bytes)
+    ids = [file_id for file_id in file_ids if is_id(file_id, "file")]
+    query = select(*columns).where(files.c.owner == owner, files.c.id.in_(ids)).with_for_update(read=True)
+    return {row.id: FileRef(**row._mapping) for row in connection.execute(query)}
+
+
+def insert_log_chunk(
+    connection: Connection, job: JobRow, *, first_line: int, num_lines: int, num_bytes: int, storage_key: str
+) -> None:
+    """Adds a piece of the current attempt's log; the same piece given again replaces itself."""
+    same = (log_chunks.c.job_id == job.id, log_chunks.c.attempt == job.attempt, log_chunks.c.first_line == first_line)
+    connection.execute(delete(log_chunks).where(*same))
+    connection.execute(
+        insert(log_chunks).values(
+            job_id=job.id,
+            attempt=job.attempt,
+            first_line=first_line,
+            num_lines=num_lines,
+            num_bytes=num_bytes,
+            storage_key=storage_key,
+            created_at=job.now,
+        )
+    )
+
+
+def list_log_chunks(
+    connection: Connection, job_id: str, *, after: LogCursor | None, limit: int
+) -> list[tuple[LogCursor, str]]:
+    """(first line, storage key) of the pieces that hold lines after the cursor, in order."""
+    query = select(log_chunks.c.attempt, log_chunks.c.first_line, log_chunks.c.storage_key)
+    query = query.where(log_chunks.c.job_id == job_id)
+    if after is not None:
+        next_line = log_chunks.c.first_line + log_chunks.c.num_lines
+        query = query.where(tuple_(log_chunks.c.attempt, next_line) > (after.attempt, after.line + 1))
+    rows = connection.execute(query.order_by(log_chunks.c.attempt, log_chunks.c.first_line).limit(limit))
+    return [(LogCursor(row.attempt, row.first_line), row.storage_key) for row in rows]
+
+
+_select_artifact = select(
+    artifacts.c.id,
+    artifacts.c.job_id,
+    artifacts.c.name,
+    artifacts.c.path,
+    artifacts.c.num_bytes,
+    artifacts.c.sha256,
+    artifacts.c.storage_key,
+    artifacts.c.created_at,
+)

@@ -1,0 +1,191 @@
+"""The SQL on job rows: read by their owner, locked by their fence, changed together with their events."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, exists, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.db.clock import db_now
+from app.db.models import events, idempotency_keys, jobs
+from app.ids import is_id
+from app.jobs.commands import NewEvent
+from app.jobs.rows import JobRow, parse_row
+from app.jobs.storable import make_storable, make_text_storable
+from app.jobs.transitions import Change
+from app.jobs.views import StoredEvent
+from app.states import UNFINISHED_STATUSES, JobStatus
+
+_UNFINISHED = tuple(status.value for status in UNFINISHED_STATUSES)
+_job_columns = (*jobs.c, db_now().label("now"))
+_select_job = select(*_job_columns)
+
+
+def insert_job(connection: Connection, values: dict[str, Any], *, event: NewEvent) -> JobRow:
+    """Inserts a queued job and its first event; every time not given is the database's now."""
+    row = connection.execute(insert(jobs).values(values).returning(*_job_columns)).one()
+    job = parse_row(row._mapping)
+    _insert_events(connection, job.id, [event], attempt=job.attempt, first_seq=1, now=job.now)
+    return job
+
+
+def find_job(connection: Connection, job_id: str, *, owner: str) -> JobRow | None:
+    """The owner's job."""
+    if not is_id(job_id, "job"):
+        return None
+    return _parse(connection.execute(_select_job.where(jobs.c.id == job_id, jobs.c.owner == owner)).first())
+
+
+def lock_job(connection: Connection, job_id: str, *, owner: str | None = None) -> JobRow | None:
+    """The job, locked until the transaction ends; `owner` None is for workers and the reconciler."""
+    if not is_id(job_id, "job"):
+        return None
+    query = _select_job.where(jobs.c.id == job_id).with_for_update(of=jobs)
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
+    return _parse(connection.execute(query).first())
+
+
+def lock_running_job(connection: Connection, job_id: str, *, attempt: int) -> JobRow | None:
+    """The job, locked, if this attempt still holds it."""
+    query = _select_job.where(
+        jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == JobStatus.RUNNING.value
+    ).with_for_update(of=jobs)
+    return _parse(connection.execute(query).first())
+
+
+def lock_expired_jobs(connection: Connection, *, worker_id: str | None, limit: int) -> list[JobRow]:
+    """Running jobs whose lease ran out, or all of one worker; those that somebody else has locked are left out."""
+    condition = jobs.c.lease_expires_at < db_now() if worker_id is None else jobs.c.worker_id == worker_id
+    query = (
+        _select_job.where(jobs.c.status == JobStatus.RUNNING.value, condition)
+        .limit(limit)
+        .with_for_update(of=jobs, skip_locked=True)
+    )
+    return [parse_row(row._mapping) for row in connection.execute(query)]
+
+
+def list_jobs(
+    connection: Connection, *, owner: str, after: str | None, limit: int, status: JobStatus | None
+) -> list[JobRow]:
+    """The owner's jobs, newest first, beginning with the next older than `after`."""
+    query = _select_job.where(jobs.c.owner == owner)
+    if status is not None:
+        query = query.where(jobs.c.status == status.value)
+    if after is not None:
+        query = query.where(jobs.c.id < make_text_storable(after))
+    rows = connection.execute(query.order_by(jobs.c.id.desc()).limit(limit))
+    return [parse_row(row._mapping) for row in rows]
+
+
+def apply_change(connection: Connection, job: JobRow, change: Change) -> list[StoredEvent] | None:
+    """Writes a change and its events as one compare-and-set on the state and the fence of `job`.
+
+    None when the row is no longer as `job` says. Events are numbered in the same statement, so that a number is
+    never left out or given twice.
+    """
+    values = {**change.values, "last_seq": jobs.c.last_seq + len(change.events)}
+    statement = (
+        update(jobs)
+        .where(jobs.c.id == job.id, jobs.c.status == job.status.value, jobs.c.attempt == job.attempt)
+        .values(values)
+        .returning(jobs.c.last_seq, jobs.c.attempt, db_now())
+    )
+    if change.values.get("status") == JobStatus.RUNNING.value:
+        statement = statement.where(jobs.c.cancel_requested_at.is_(None))
+    row = connection.execute(statement).first()
+    if row is None:
+        return None
+    last_seq, attempt, now = row
+    first_seq = last_seq - len(change.events) + 1
+    return _insert_events(connection, job.id, change.events, attempt=attempt, first_seq=first_seq, now=now)
+
+
+def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seconds: float) -> bool | None:
+    """Extends the lease from now; whether a cancel was requested, or None when the attempt lost the job."""
+    statement = (
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == JobStatus.RUNNING.value)
+        .values(lease_expires_at=db_now() + lease_seconds)
+        .returning(jobs.c.cancel_requested_at)
+    )
+    row = connection.execute(statement).first()
+    return None if row is None else row[0] is not None
+
+
+def delete_job(connection: Connection, job_id: str) -> None:
+    """Removes the job with all that hangs on it, and its idempotency keys."""
+    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.job_id == job_id))
+    connection.execute(delete(jobs).where(jobs.c.id == job_id))
+
+
+def find_unfinished_dependent(connection: Connection, job_id: str) -> str | None:
+    """An unfinished job that reads the artifacts of this one."""
+    query = select(jobs.c.id).where(jobs.c.input_job == job_id, jobs.c.status.in_(_UNFINISHED)).limit(1)
+    return connection.execute(query).scalar()
+
+
+def find_unfinished_user_of_file(connection: Connection, file_id: str, *, owner: str) -> str | None:
+    """An unfinished job of the owner that needs the file."""
+    uses = or_(jobs.c.training_file == file_id, jobs.c.validation_file == file_id, jobs.c.calibration_file == file_id)
+    query = select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.status.in_(_UNFINISHED), uses).limit(1)
+    return connection.execute(query).scalar()
+
+
+def take_idempotency_key(
+    connection: Connection, *, owner: str, key: str, fingerprint: str, job_id: str
+) -> tuple[str, str] | None:
+    """Takes the key for `job_id`; (fingerprint, job id) of the earlier submission when it is taken.
+
+    On PostgreSQL a second submission waits here until the first has committed or rolled back.
+    """
+    values = {"owner": owner, "key": key, "fingerprint": fingerprint, "job_id": job_id, "created_at": db_now()}
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(idempotency_keys).values(values).on_conflict_do_nothing()
+    if connection.execute(statement).rowcount == 1:
+        return None
+    query = select(idempotency_keys.c.fingerprint, idempotency_keys.c.job_id)
+    row = connection.execute(query.where(idempotency_keys.c.owner == owner, idempotency_keys.c.key == key)).one()
+    return row.fingerprint, row.job_id
+
+
+def count_jobs_by_status(connection: Connection) -> dict[str, int]:
+    """Number of jobs in each state, of all owners."""
+    rows = connection.execute(select(jobs.c.status, func.count().label("num_jobs")).group_by(jobs.c.status))
+    return {row.status: row.num_jobs for row in rows}
+
+
+def has_undispatched_job(connection: Connection) -> bool:
+    """True when some queued job has not been sent to a worker yet."""
+    waiting = exists().where(jobs.c.status == JobStatus.QUEUED.value, jobs.c.dispatched_at.is_(None))
+    return bool(connection.execute(select(waiting)).scalar())
+
+
+def _insert_events(
+    connection: Connection, job_id: str, new: Sequence[NewEvent], *, attempt: int, first_seq: int, now: float
+) -> list[StoredEvent]:
+    if not new:
+        return []
+    stored = [
+        StoredEvent(
+            job_id=job_id,
+            seq=first_seq + index,
+            attempt=attempt,
+            type=event.type,
+            step=event.step,
+            level=event.level,
+            message=make_text_storable(event.message),
+            data={key: make_storable(value) for key, value in event.data.items()},
+            created_at=now if event.created_at is None else event.created_at,
+        )
+        for index, event in enumerate(new)
+    ]
+    connection.execute(insert(events), [{name: getattr(event, name) for name in _EVENT_COLUMNS} for event in stored])
+    return stored
+
+
+_EVENT_COLUMNS = tuple(column.name for column in events.c)
+
+
+def _parse(row: Row[Any] | None) -> JobRow | None:
+    return None if row is None else parse_row(row._mapping)

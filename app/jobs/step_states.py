@@ -1,0 +1,94 @@
+"""How events and the end of an attempt move a job's steps and progress; no database."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+from pydantic import JsonValue
+
+from app.jobs.commands import NewEvent
+from app.jobs.views import JobError, Progress, StepView
+from app.states import StepStatus
+
+_INTEGER_FIGURES = frozenset({"global_step", "total_steps"})
+_FIGURES = tuple(field.name for field in fields(Progress))
+_DONE = frozenset({StepStatus.SUCCEEDED, StepStatus.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class StepStates:
+    """What events change of a job: the running step's name, all steps, the newest figures."""
+
+    step: str | None
+    steps: tuple[StepView, ...]
+    progress: Progress
+
+    def follow(self, events: Sequence[NewEvent], *, now: float) -> "StepStates":
+        """The states after these events; an event without a time counts as `now`. Unknown steps change nothing."""
+        states = self
+        for event in events:
+            if event.type.startswith("step.") and event.step is not None:
+                states = states._follow_step(event, at=event.created_at or now)
+            elif event.type in ("progress", "metrics"):
+                states = replace(states, progress=_merge_figures(states.progress, event.data))
+        return states
+
+    def _follow_step(self, event: NewEvent, *, at: float) -> "StepStates":
+        current = next((step for step in self.steps if step.name == event.step), None)
+        if current is None:
+            return self
+        if event.type == "step.started":
+            moved = StepView(current.name, StepStatus.RUNNING, started_at=at)
+            return replace(self, step=current.name, steps=_replace_step(self.steps, moved))
+        if event.type == "step.finished":
+            moved = replace(current, status=StepStatus.SUCCEEDED, finished_at=at, error=None)
+        elif event.type == "step.skipped" and current.status is not StepStatus.SUCCEEDED:
+            moved = StepView(current.name, StepStatus.SKIPPED, finished_at=at)
+        else:
+            return self
+        running = None if self.step == current.name else self.step
+        return StepStates(running, _replace_step(self.steps, moved), replace(self.progress, eta_seconds=None))
+
+
+def complete_steps(steps: Sequence[StepView], *, now: float) -> tuple[StepView, ...]:
+    """The steps of a job that succeeded: every one is done, even if the event that said so was lost."""
+    return tuple(
+        step if step.status in _DONE else replace(step, status=StepStatus.SUCCEEDED, finished_at=now) for step in steps
+    )
+
+
+def fail_steps(steps: Sequence[StepView], error: JobError, *, now: float) -> tuple[StepView, ...]:
+    """The steps of a job that failed: the step that the error names, and any that was running."""
+    return tuple(
+        replace(step, status=StepStatus.FAILED, finished_at=now, error=error)
+        if step.status is StepStatus.RUNNING or (step.name == error.step and step.status not in _DONE)
+        else step
+        for step in steps
+    )
+
+
+def cancel_steps(steps: Sequence[StepView], *, now: float) -> tuple[StepView, ...]:
+    """The steps of a cancelled job: what was not done will not be."""
+    return tuple(
+        step
+        if step.status in _DONE
+        else replace(step, status=StepStatus.CANCELLED, finished_at=now if step.started_at else None)
+        for step in steps
+    )
+
+
+def reset_steps(steps: Sequence[StepView]) -> tuple[StepView, ...]:
+    """The steps of a job that goes back to the queue: what is done stays, the rest waits again."""
+    return tuple(step if step.status in _DONE else StepView(step.name, StepStatus.PENDING) for step in steps)
+
+
+def _replace_step(steps: Sequence[StepView], moved: StepView) -> tuple[StepView, ...]:
+    return tuple(moved if step.name == moved.name else step for step in steps)
+
+
+def _merge_figures(progress: Progress, data: Mapping[str, JsonValue]) -> Progress:
+    changed: dict[str, int | float] = {}
+    for name in _FIGURES:
+        value = data.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            changed[name] = int(value) if name in _INTEGER_FIGURES else float(value)
+    return replace(progress, **changed)  # type: ignore[arg-type]

@@ -1,0 +1,211 @@
+"""What a worker does with a job: claim it, keep its lease, tell what happens, end it. Everything is fenced."""
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+from sqlalchemy import Connection
+
+from app.db.session import transaction
+from app.jobs import fleet, records, repository, transitions
+from app.jobs.commands import NewArtifact, NewEvent, Outcome
+from app.jobs.dispatch import choose_gpus, default_num_gpus
+from app.jobs.errors import LeaseLost
+from app.jobs.operations import JobOperations
+from app.jobs.rows import JobRow, dump_progress, dump_steps
+from app.jobs.secrets import UnreadableSecret
+from app.jobs.step_states import StepStates
+from app.jobs.transitions import Change
+from app.jobs.views import (
+    ArtifactView,
+    Claim,
+    ClaimInputs,
+    InputJobRef,
+    JobError,
+    LeaseView,
+    StoredEvent,
+)
+from app.states import JobStatus
+
+
+class WorkerSide(JobOperations):
+    """Every method is one transaction. Each write names its attempt, and raises LeaseLost once the job is another's."""
+
+    def claim(self, job_id: str, worker_id: str) -> Claim | None:
+        """Takes the job and its GPUs for this worker in one transaction; the lease runs from now.
+
+        None when there is nothing to do: the wake-up was stale or doubled, or the worker has no room (then the job
+        waits for the next round of dispatching). The worker must have registered and be alive.
+        """
+        with transaction(self._sessions) as connection:
+            gpus = self._find_room(connection, job_id, worker_id)
+            job = repository.lock_job(connection, job_id)
+            if gpus is None or job is None:
+                return None
+            try:
+                secrets = {
+                    secret.field: self._cipher.open(job_id, secret)
+                    for secret in records.list_secrets(connection, job_id)
+                }
+            except UnreadableSecret as error:
+                job_error = JobError("secret_unreadable", f"{error}; submit the job again")
+                stored = repository.apply_change(
+                    connection, job, transitions.fail(job, job_error, failures=job.failures)
+                )
+                claim = None
+            else:
+                change = transitions.start(job, worker_id=worker_id, gpus=gpus, lease_seconds=self.lease_seconds)
+                stored = repository.apply_change(connection, job, change)
+                if stored is None:
+                    return None
+                attempt = job.attempt + 1
+                records.begin_attempt(connection, job, attempt=attempt, worker_id=worker_id, gpus=gpus)
+                claim = _build_claim(connection, job, attempt=attempt, gpus=gpus, secrets=secrets)
+        self._publish(stored or [])
+        return claim
+
+    def renew(self, job_id: str, attempt: int) -> LeaseView:
+        """Extends the lease from now, and tells whether the owner wants the job cancelled. Raises LeaseLost."""
+        with transaction(self._sessions) as connection:
+            cancel_requested = repository.renew_lease(
+                connection, job_id, attempt=attempt, lease_seconds=self.lease_seconds
+            )
+        if cancel_requested is None:
+            raise LeaseLost(job_id, attempt)
+        return LeaseView(cancel_requested=cancel_requested)
+
+    def record_events(self, job_id: str, attempt: int, events: Sequence[NewEvent]) -> list[StoredEvent]:
+        """Numbers and stores events and moves the job's steps and progress by them, then publishes them.
+
+        Raises LeaseLost.
+        """
+        if not events:
+            return []
+        with transaction(self._sessions) as connection:
+            job = _lock_mine(connection, job_id, attempt)
+            states = StepStates(job.step, job.steps, job.progress).follow(events, now=job.now)
+            values = {
+                "step": states.step,
+                "steps": dump_steps(states.steps),
+                "progress": dump_progress(states.progress),
+            }
+            stored = _apply(connection, job, Change(values, tuple(events)))
+        self._publish(stored)
+        return stored
+
+    def record_artifacts(self, job_id: str, attempt: int, files: Sequence[NewArtifact]) -> list[StoredEvent]:
+        """Publishes files that already lie in storage, with an `artifact.created` event a folder. Raises LeaseLost."""
+        if not files:
+            return []
+        with transaction(self._sessions) as connection:
+            job = _lock_mine(connection, job_id, attempt)
+            records.replace_artifacts(connection, job, files)
+            stored = _apply(connection, job, Change({}, tuple(_tell_of_artifacts(files))))
+        self._publish(stored)
+        return stored
+
+    def record_log_chunk(
+        self, job_id: str, attempt: int, *, first_line: int, num_lines: int, num_bytes: int, storage_key: str
+    ) -> None:
+        """Adds lines `first_line` … of the attempt's log, which already lie in storage. Raises LeaseLost."""
+        with transaction(self._sessions) as connection:
+            job = _lock_mine(connection, job_id, attempt)
+            records.insert_log_chunk(
+                connection,
+                job,
+                first_line=first_line,
+                num_lines=num_lines,
+                num_bytes=num_bytes,
+                storage_key=storage_key,
+            )
+
+    def finish(self, job_id: str, attempt: int, outcome: Outcome) -> JobStatus:
+        """Ends the attempt; returns the job's state after it: a retryable failure may have gone back to the queue.
+
+        Raises LeaseLost.
+        """
+        with transaction(self._sessions) as connection:
+            job = _lock_mine(connection, job_id, attempt)
+            change = transitions.end_attempt(job, outcome)
+            stored = _apply(connection, job, change)
+            records.close_attempt(connection, job, kind=change.outcome or outcome.kind, outcome=outcome)
+            status = JobStatus(change.values["status"])
+            if status is JobStatus.SUCCEEDED:
+                # The only final state without a retry, which would need them again.
+                records.delete_secrets(connection, job_id)
+        self._publish(stored)
+        return status
+
+    def _find_room(self, connection: Connection, job_id: str, worker_id: str) -> tuple[int, ...] | None:
+        """GPUs for the job on this worker, None when it cannot run there now. Locks the worker's row."""
+        live_seconds = self._settings.lease_seconds
+        hosts = fleet.lock_live_hosts(connection, live_seconds=live_seconds, worker_id=worker_id)
+        job = repository.lock_job(connection, job_id)
+        if not hosts or job is None or job.status is not JobStatus.QUEUED or job.worker_id not in (None, worker_id):
+            return None
+        default = default_num_gpus(hosts)
+        occupants = fleet.list_occupants(
+            connection,
+            default_num_gpus=default,
+            redispatch_seconds=self._settings.redispatch_seconds,
+            besides=job_id,
+        )
+        mine = [occupant for occupant in occupants if occupant.worker_id == worker_id]
+        gpus = choose_gpus(hosts[0], mine, default if job.num_gpus is None else job.num_gpus)
+        if gpus is None:
+            fleet.withdraw_dispatch(connection, job_id)
+        return gpus
+
+
+def _lock_mine(connection: Connection, job_id: str, attempt: int) -> JobRow:
+    job = repository.lock_running_job(connection, job_id, attempt=attempt)
+    if job is None:
+        raise LeaseLost(job_id, attempt)
+    return job
+
+
+def _apply(connection: Connection, job: JobRow, change: Change) -> list[StoredEvent]:
+    stored = repository.apply_change(connection, job, change)
+    if stored is None:
+        raise LeaseLost(job.id, job.attempt)
+    return stored
+
+
+def _build_claim(
+    connection: Connection, job: JobRow, *, attempt: int, gpus: tuple[int, ...], secrets: dict[str, str]
+) -> Claim:
+    named = (job.training_file, job.validation_file, job.calibration_file)
+    file_ids = sorted({file_id for file_id in named if file_id is not None})
+    files = records.find_file_refs(connection, owner=job.owner, file_ids=file_ids) if file_ids else {}
+    return Claim(
+        job_id=job.id,
+        attempt=attempt,
+        owner=job.owner,
+        config=job.config,
+        secrets=secrets,
+        steps=tuple(step.name for step in job.steps),
+        gpus=gpus,
+        inputs=ClaimInputs(
+            training_file=files.get(job.training_file or ""),
+            validation_file=files.get(job.validation_file or ""),
+            calibration_file=files.get(job.calibration_file or ""),
+            input_job=None if job.input_job is None else _build_input_job(connection, job.input_job),
+        ),
+        max_runtime_seconds=job.max_runtime_seconds,
+        priority=job.priority,
+    )
+
+
+def _build_input_job(connection: Connection, job_id: str) -> InputJobRef:
+    by_name: dict[str, list[ArtifactView]] = {}
+    for artifact in records.list_artifacts(connection, job_id):
+        by_name.setdefault(artifact.name, []).append(artifact)
+    return InputJobRef(job_id, {name: tuple(artifacts) for name, artifacts in by_name.items()})
+
+
+def _tell_of_artifacts(files: Sequence[NewArtifact]) -> list[NewEvent]:
+    events = []
+    for name in dict.fromkeys(file.name for file in files):
+        sizes = [file.num_bytes for file in files if file.name == name]
+        data: dict[str, JsonValue] = {"name": name, "num_files": len(sizes), "num_bytes": sum(sizes)}
+        events.append(NewEvent("artifact.created", message=f"{name}: {len(sizes)} files", data=data))
+    return events

@@ -1,0 +1,40 @@
+"""The SQL on API keys."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from app.db.clock import db_now
+from app.db.models import api_keys
+
+_columns = (*(column for column in api_keys.c if column.name != "digest"), db_now().label("now"))
+
+
+def insert_key(connection: Connection, values: Mapping[str, Any], *, expires_in_seconds: float | None) -> Row[Any]:
+    """Adds a key; times by the database's clock."""
+    expires_at = None if expires_in_seconds is None else db_now() + expires_in_seconds
+    statement = insert(api_keys).values(**values, created_at=db_now(), expires_at=expires_at)
+    return connection.execute(statement.returning(*_columns)).one()
+
+
+def find_key(connection: Connection, *, digest: str) -> Row[Any] | None:
+    """The key with this digest."""
+    return connection.execute(select(*_columns).where(api_keys.c.digest == digest)).first()
+
+
+def list_keys(connection: Connection) -> list[Row[Any]]:
+    """All keys, oldest first."""
+    return list(connection.execute(select(*_columns).order_by(api_keys.c.id)))
+
+
+def note_use(connection: Connection, key_id: str) -> None:
+    """Notes that the key was used now."""
+    connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=db_now()))
+
+
+def revoke_key(connection: Connection, key_id: str) -> Row[Any] | None:
+    """Revokes a key once; the key, or None when there is none."""
+    fresh = update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+    connection.execute(fresh.values(revoked_at=db_now()))
+    return connection.execute(select(*_columns).where(api_keys.c.id == key_id)).first()
