@@ -84,9 +84,8 @@ def _check_files(config: Config, files: Sequence[RowFile], context: StepContext)
             f"{prefix}truncated_rows": counts.num_cut_rows,
         }
         if counts.num_cut_rows:
-            message = (
-                f"{file.label}: {counts.num_cut_rows} of {counts.num_rows} rows are cut to {config.max_length} tokens"
-            )
+            share = f"{counts.num_cut_rows} of {counts.num_rows}"
+            message = f"{file.label}: {share} rows are longer than max_length={config.max_length} tokens and were cut"
             data = {"truncated_rows": counts.num_cut_rows, "rows": counts.num_rows, "max_length": config.max_length}
             context.events.emit("warning", message=message, level="warning", data=data)
     return facts
