@@ -61,8 +61,8 @@ def check_config(given: Mapping[str, object], *, catalogue: Catalogue, settings:
     except ConfigError as error:
         found = (Problem(p.message, f"config.{p.param}" if p.param else "config", p.code) for p in error.problems)
         problems += [problem for problem in found if problem.param not in reported]
-    if config is not None:
-        problems += [*_check_registry_keys(config, catalogue), *_check_names(config, settings)]
+    effective = _read_fields(config, base)
+    problems += [*_check_registry_keys(effective, catalogue), *_check_names(effective, settings)]
     values: dict[str, JsonValue] = {}
     if config is not None:
         values = {**dump_config(config), **cast(dict[str, JsonValue], extra)}
@@ -112,25 +112,37 @@ def _check_script_only(base: Mapping[str, object]) -> Iterator[Problem]:
             yield Problem(message, f"config.{name}", "script_only")
 
 
-def _check_registry_keys(config: Config, catalogue: Catalogue) -> Iterator[Problem]:
+def _read_fields(config: Config | None, base: Mapping[str, object]) -> Mapping[str, Any]:
+    """All fields; of a config that cannot be built those that have at least the right type, else the default."""
+    if config is not None:
+        return {name: getattr(config, name) for name in CONFIG_FIELDS}
+    given = {name: value for name, value in base.items() if isinstance(value, str | bool)}
+    return {name: given.get(name, field.default) for name, field in CONFIG_FIELDS.items()}
+
+
+def _check_registry_keys(fields: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
     for name, registry in REGISTRY_OF_FIELD.items():
-        key, known = getattr(config, name), catalogue.registries.get(registry, ())
+        key, known = fields[name], catalogue.registries.get(registry, ())
         if key not in known:
             message = describe_unknown_key(key, known=list(known), where=f"{name}: {registry}_registry")
             yield Problem(message, f"config.{name}", "unknown_key")
 
 
-def _check_names(config: Config, settings: Settings) -> Iterator[Problem]:
+def _check_names(fields: Mapping[str, Any], settings: Settings) -> Iterator[Problem]:
     for name in _MODEL_FIELDS:
-        value = getattr(config, name)
-        if value is not None and (message := _find_fault_of_model(value, settings.model_root)):
+        value = fields[name]
+        if isinstance(value, str) and (message := _find_fault_of_model(value, settings.model_root)):
             yield Problem(f"{name}: {message}", f"config.{name}", "model_not_found")
-    adapter = config.lora_hub_model_id
-    if adapter is not None and not HUB_ID.fullmatch(adapter):
+    adapter = fields["lora_hub_model_id"]
+    if isinstance(adapter, str) and not HUB_ID.fullmatch(adapter):
         message = f"lora_hub_model_id: {adapter!r} is not of the form owner/name"
         yield Problem(message, "config.lora_hub_model_id", "invalid_value")
-    pinned = f"{config.model_name_or_path}@{config.model_revision}"
-    if config.trust_remote_code and pinned not in settings.trusted_model_code:
+    calibration = fields["quantization_dataset_id"]
+    if isinstance(calibration, str) and not calibration.startswith("file-") and not HUB_ID.fullmatch(calibration):
+        message = f"quantization_dataset_id: {calibration!r} is neither a file's id nor owner/name on the Hub"
+        yield Problem(message, "config.quantization_dataset_id", "invalid_value")
+    pinned = f"{fields['model_name_or_path']}@{fields['model_revision']}"
+    if fields["trust_remote_code"] is True and pinned not in settings.trusted_model_code:
         message = (
             "trust_remote_code: an administrator has to list the model as owner/name@<commit sha> in"
             " FINESMITH_TRUSTED_MODEL_CODE, and model_revision has to be that sha"

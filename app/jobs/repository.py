@@ -142,7 +142,7 @@ def take_idempotency_key(
     values = {"owner": owner, "key": key, "fingerprint": fingerprint, "job_id": job_id, "created_at": db_now()}
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(idempotency_keys).values(values).on_conflict_do_nothing()
-    if connection.execute(statement).rowcount == 1:
+    if connection.execute(statement.returning(idempotency_keys.c.key)).first() is not None:
         return None
     query = select(idempotency_keys.c.fingerprint, idempotency_keys.c.job_id)
     row = connection.execute(query.where(idempotency_keys.c.owner == owner, idempotency_keys.c.key == key)).one()

