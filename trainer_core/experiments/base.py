@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
+from trainer_core.checkpoints import newest_complete_checkpoint, remove_incomplete_checkpoints
 from trainer_core.collators import build_collator
 from trainer_core.config import Config, dump_config
 from trainer_core.datasets import load_dataset
@@ -33,7 +34,7 @@ from trainer_core.trainers.building import adapt_compute_loss, construct_trainer
 from trainer_core.trainers.checkpoint_callback import CheckpointCallback
 from trainer_core.trainers.event_callback import EventCallback
 from trainer_core.trainers.lm import IGNORED_LABEL
-from trainer_core.trainers.running import find_resume_checkpoint, run_training
+from trainer_core.trainers.running import run_training
 from trainer_core.trainers.stop_callback import StopCallback
 
 
@@ -73,6 +74,8 @@ class Experiment(ExperimentHooks):
         """Where events go and whether a stop is asked for; the step `train` sets it before `build()`."""
         self.resumes = config.resume_from_checkpoint
         """Whether `run()` goes on from the newest complete checkpoint below `output_dir`, if there is one."""
+        self.owns_output_dir = False
+        """Whether `output_dir` is this job's alone, so that half-written checkpoints in it may be deleted."""
         self.fuses_in_process = True
         """Whether `run()` fuses when the Config says so; a job has a step of its own for that."""
         self.result = StepResult()
@@ -331,7 +334,9 @@ class Experiment(ExperimentHooks):
 
     def _train(self, trainer: Trainer) -> None:
         self._stop_if_asked()
-        checkpoint = find_resume_checkpoint(self.output_dir) if self.resumes else None
+        if self.owns_output_dir and self.is_main_process:
+            remove_incomplete_checkpoints(self.output_dir)
+        checkpoint = newest_complete_checkpoint(self.output_dir) if self.resumes else None
         if checkpoint is not None:
             self._tell("decision", f"resumes from {checkpoint.name}", path=str(checkpoint))
         run_training(trainer, resume_from=checkpoint)

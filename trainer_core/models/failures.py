@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from trainer_core.errors import DeviceMemoryError, DiskFullError, HostMemoryError, ModelLoadError
+from trainer_core.errors import DeviceMemoryError, DiskFullError, HostMemoryError, ModelLoadError, TrainerError
 
 _DISK_FULL_WORDS = ("No space left on device", "os error 28", "file write failed", "Disk quota exceeded")
 
@@ -49,6 +49,6 @@ def load_errors(what: str, *, param: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
-        if is_disk_full(error) or isinstance(error, ModelLoadError):
+        if is_disk_full(error) or isinstance(error, TrainerError):
             raise
         raise ModelLoadError(f"{what} cannot be loaded: {error}", param=param) from error

@@ -46,7 +46,8 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
         try:
             model = PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False)
         except RuntimeError as error:
-            message = f"the adapter in {adapter} does not fit {base.config.name_or_path}: {error}"
+            first_mismatches = " ".join(str(error).split("\n\t")[1:3])
+            message = f"the adapter in {adapter} does not fit {base.config.name_or_path}: {first_mismatches or error}"
             raise FuseError(message, param="lora_model_local_path") from error
     _check_adapter_fits(model, facts, adapter=adapter)
     merged = model.merge_and_unload(safe_merge=True)

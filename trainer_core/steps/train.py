@@ -35,6 +35,7 @@ def train(
         if context is not None:
             experiment.context = context
             experiment.resumes = True
+            experiment.owns_output_dir = True
             experiment.fuses_in_process = False
         experiment.build()
         experiment.run()

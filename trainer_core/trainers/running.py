@@ -5,13 +5,6 @@ from pathlib import Path
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from trainer_core.checkpoints import newest_complete_checkpoint
-
-
-def find_resume_checkpoint(output_dir: Path) -> Path | None:
-    """The newest complete checkpoint, None to start from the beginning."""
-    return newest_complete_checkpoint(output_dir)
-
 
 def run_training(trainer: Trainer, *, resume_from: Path | None) -> None:
     """Trains to the end. Resuming restores weights, optimizer, schedule, random states and the place in the data."""

@@ -1,0 +1,204 @@
+"""The fused model is the base with its adapter on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support.tiny_models import build_tiny_gpt2, build_tiny_llama
+from tests.unit.trainer_core.train.conftest import RecordedEvents, make_dataset
+from trainer_core.checkpoints import mark_complete
+from trainer_core.config import Config
+from trainer_core.enums import Step
+from trainer_core.errors import ConfigError, FuseError, ModelLoadError, StepInputError
+from trainer_core.job_spec import StepInputs
+from trainer_core.steps.context import StepContext
+from trainer_core.steps.fuse import fuse
+from trainer_core.steps.train import train
+
+MakeConfig = Callable[..., Config]
+INPUT_IDS = torch.tensor([[0, 44, 77, 266, 203, 45, 283, 100, 200, 300]])
+
+
+def get_logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(INPUT_IDS, use_cache=False).logits
+    return logits
+
+
+def train_adapter(config: Config) -> None:
+    train(config, make_dataset(8))
+
+
+def with_adapter(config: Config) -> Any:
+    base = AutoModelForCausalLM.from_pretrained(config.model_name_or_path)
+    return PeftModel.from_pretrained(base, config.output_dir)
+
+
+def build_tied_llama(folder: Path) -> Path:
+    return build_tiny_llama(folder, tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize(
+    ("build_model", "targets"),
+    [
+        (build_tiny_llama, "all"),
+        (build_tied_llama, "all"),
+        (build_tied_llama, ["lm_head", "q_proj"]),
+        (build_tiny_gpt2, "all"),
+    ],
+    ids=["llama", "tied", "tied-adapter-on-head", "gpt2"],
+)
+@pytest.mark.filterwarnings("ignore:.*tied.*")
+def test_fused_logits_equal_those_with_the_adapter_on(
+    make_config: MakeConfig, tmp_path: Path, build_model: Callable[[Path], Path], targets: str | list[str]
+) -> None:
+    config = make_config(
+        model_name_or_path=str(build_model(tmp_path / "base")),
+        apply_lora=True,
+        raw_lora_target_modules=targets,
+        max_steps=4,
+        learning_rate=2e-2,
+    )
+    train_adapter(config)
+    result = fuse(config)
+    fused, info = AutoModelForCausalLM.from_pretrained(config.resolved_fused_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(get_logits(fused), get_logits(with_adapter(config)), atol=1e-4, rtol=0)
+    base = AutoModelForCausalLM.from_pretrained(config.model_name_or_path)
+    assert (get_logits(fused) - get_logits(base)).abs().max() > 0.01
+    assert result.artifacts[0].name == "fused"
+    assert {"model.safetensors", "config.json", "generation_config.json", "chat_template.jinja"} <= set(
+        result.artifacts[0].files
+    )
+    assert AutoTokenizer.from_pretrained(config.resolved_fused_path).chat_template
+
+
+def test_a_qlora_adapter_is_fused_into_the_unquantized_base(make_config: MakeConfig) -> None:
+    config = make_config(apply_lora=True, load_in_4bit=True, fuse_after_training=True, max_steps=4, learning_rate=2e-2)
+    train_adapter(config)
+    fused = AutoModelForCausalLM.from_pretrained(config.resolved_fused_path)
+    assert not getattr(fused.config, "quantization_config", None)
+    torch.testing.assert_close(get_logits(fused), get_logits(with_adapter(config)), atol=1e-4, rtol=0)
+    fuse(config)
+    again = AutoModelForCausalLM.from_pretrained(config.resolved_fused_path)
+    torch.testing.assert_close(get_logits(again), get_logits(fused), atol=1e-5, rtol=0)
+
+
+def test_fusing_in_memory_after_a_training_equals_the_step(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(apply_lora=True, fuse_after_training=True, max_steps=3, learning_rate=2e-2)
+    train_adapter(config)
+    in_memory = load_file(tmp_path / "outputs" / "fused" / "model.safetensors")
+    fuse(config)
+    for name, weight in load_file(tmp_path / "outputs" / "fused" / "model.safetensors").items():
+        torch.testing.assert_close(in_memory[name], weight, atol=1e-6, rtol=0)
+
+
+def test_weights_are_cut_into_files_of_max_shard_size(make_config: MakeConfig) -> None:
+    config = make_config(apply_lora=True, max_steps=1, max_shard_size="500 KB")
+    train_adapter(config)
+    fuse(config)
+    shards = list(Path(config.resolved_fused_path).glob("model-*.safetensors"))
+    assert len(shards) > 2
+    assert max(shard.stat().st_size for shard in shards) < 600_000
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter's folder."""
+    from trainer_core.config import build_config
+
+    output_dir = tmp_path_factory.mktemp("trained")
+    values = {"model_name_or_path": str(tiny_llama), "output_dir": str(output_dir), "optim": "adamw_torch"}
+    limits = {"apply_lora": True, "max_steps": 2, "warmup_steps": 0, "max_length": 48}
+    train(build_config(values | limits), make_dataset(4))
+    return output_dir
+
+
+def damage(trained: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text((trained / "adapter_config.json").read_text())
+    save_file(change(load_file(trained / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda weights: {}, "empty"),
+        (lambda weights: {name: weight * float("nan") for name, weight in weights.items()}, "not finite"),
+        (lambda weights: dict(list(weights.items())[2:]), "does not fit"),
+        (lambda weights: {name: weight.repeat(2, 2) for name, weight in weights.items()}, "does not fit"),
+    ],
+    ids=["empty", "nan", "a layer without weights", "another base's shapes"],
+)
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+def test_a_damaged_adapter_is_refused(
+    make_config: MakeConfig, trained: Path, tmp_path: Path, change: Any, match: str
+) -> None:
+    folder = damage(trained, tmp_path / "damaged", change)
+    with pytest.raises(FuseError, match=match):
+        fuse(make_config(lora_model_local_path=str(folder)))
+
+
+def test_an_untrained_adapter_is_fused_with_a_warning(
+    make_config: MakeConfig, trained: Path, tmp_path: Path, context: StepContext, events: RecordedEvents
+) -> None:
+    folder = damage(
+        trained, tmp_path / "zero", lambda weights: {n: w * (0 if "lora_B" in n else 1) for n, w in weights.items()}
+    )
+    fuse(make_config(lora_model_local_path=str(folder)), context=context)
+    assert "equals its base" in events.messages("warning")
+
+
+def test_the_adapter_comes_from_the_job_then_the_config_then_the_newest_whole_one(
+    make_config: MakeConfig, trained: Path, tmp_path: Path, events: RecordedEvents
+) -> None:
+    def used(config: Config, adapter: Path | None) -> str:
+        inputs = StepInputs(adapter=str(adapter) if adapter else None)
+        fuse(config, context=StepContext(Step.FUSE, events, inputs))
+        return str(events.of_type("decision")[-1]["adapter"])
+
+    copy = damage(trained, tmp_path / "copy", dict)
+    newest = damage(trained, tmp_path / "outputs", dict) if not (tmp_path / "outputs").exists() else None
+    assert newest is not None
+    half_written = damage(trained, tmp_path / "outputs" / "checkpoint-9", dict)
+    mark_complete(newest, with_subfolders=False)
+    assert used(make_config(lora_model_local_path=str(copy)), trained) == str(trained)
+    assert used(make_config(lora_model_local_path=str(copy)), None) == str(copy)
+    assert used(make_config(lora_hub_model_id=str(copy)), None) == str(copy)
+    assert used(make_config(), None) == str(newest)
+    mark_complete(half_written)
+    assert used(make_config(), None) == str(half_written)
+
+
+def test_without_an_adapter_the_ways_to_give_one_are_named(make_config: MakeConfig) -> None:
+    with pytest.raises(StepInputError, match="lora_model_local_path or lora_hub_model_id"):
+        fuse(make_config())
+
+
+def test_an_adapter_folder_without_an_adapter_is_told(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"adapter_config\.json"):
+        fuse(make_config(lora_model_local_path=str(tmp_path)))
+
+
+def test_a_quantized_base_is_refused_for_a_given_adapter(make_config: MakeConfig, trained: Path) -> None:
+    with pytest.raises(ConfigError, match="16-bit"):
+        fuse(make_config(lora_model_local_path=str(trained), load_in_4bit=True, apply_lora=True))
+
+
+def test_a_16_bit_base_stays_in_its_own_format_on_the_cpu(
+    make_config: MakeConfig, tmp_path: Path, trained: Path
+) -> None:
+    folder = build_tiny_llama(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    fuse(make_config(model_name_or_path=str(folder), lora_model_local_path=str(trained)))
+    settings = json.loads((tmp_path / "outputs" / "fused" / "config.json").read_text())
+    assert settings["dtype"] == "bfloat16"
