@@ -19,7 +19,12 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.keys.service import KeyService
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Finesmith: a self-hosted fine-tuning service.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Finesmith: a self-hosted fine-tuning service.",
+)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
 
@@ -39,7 +44,9 @@ def main() -> None:
         sys.exit(2)
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
-        typer.echo(f"The database does not work: {reason}. Is it at the present schema (`finesmith-server migrate`)?", err=True)
+        typer.echo(
+            f"The database does not work: {reason}. Is it at the present schema (`finesmith-server migrate`)?", err=True
+        )
         sys.exit(1)
 
 
@@ -131,7 +138,8 @@ def is_loopback(host: str) -> bool:
 
 def _load_settings(host: str | None = None, port: int | None = None) -> Settings:
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    return Settings(**given)
+    # Not the constructor: its signature also has the library's own options, which these names are not.
+    return Settings.model_validate(given)
 
 
 def _refuse_without_keys(settings: Settings) -> None:

@@ -33,22 +33,18 @@ TICK_SECONDS = 0.2
 TAKEN, BUSY_ADDRESS, NO_VALKEY = 3, 4, 5
 """Exit statuses."""
 
-console = Console(stderr=True, highlight=False)
-
 
 def run_embedded(settings: Settings, *, num_workers: int) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit status. Prints where the service is and where its key lies."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with hold_data_folder(settings.data_dir) as is_ours:
         if not is_ours:
-            console.print(
-                f"Another Finesmith runs on the data folder {settings.data_dir}: stop it, or set FINESMITH_DATA_DIR."
-            )
+            _say(f"Another Finesmith runs on the data folder {settings.data_dir}: stop it, or set FINESMITH_DATA_DIR.")
             return TAKEN
         try:
             listener = bind_listener(settings.host, settings.port)
         except OSError as error:
-            console.print(
+            _say(
                 f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. Choose another with --port."
             )
             return BUSY_ADDRESS
@@ -91,7 +87,7 @@ class _Embedded:
             if uses_embedded_valkey(self.settings):
                 valkey = self._start_valkey()
                 if not self.stop_signals and not self._wait_for_valkey(valkey):
-                    console.print(f"Valkey did not start: see {valkey.spec.log_path}.")
+                    _say(f"Valkey did not start: see {valkey.spec.log_path}.")
                     return NO_VALKEY
             if not self.stop_signals:
                 self.state = prepare_data_folder(self.settings, num_workers=self.num_workers)
@@ -163,9 +159,7 @@ class _Embedded:
         status = child.find_exit_status()
         if status is None:
             return
-        console.print(
-            f"The {child.spec.name} ended with status {status} and is started again; see {child.spec.log_path}."
-        )
+        _say(f"The {child.spec.name} ended with status {status} and is started again; see {child.spec.log_path}.")
         if child.spec.worker_id is not None:
             # Else its jobs would wait for their leases to run out.
             self.state.jobs.expire_leases_of(child.spec.worker_id)
@@ -179,9 +173,9 @@ class _Embedded:
 
     def _announce(self) -> None:
         url = self._url()
-        console.print(f"Finesmith is ready: {url}   (API: {url}/docs)", style="bold", soft_wrap=True)
-        console.print(f"API key: {self.state.api_key_path}   logs: {self.settings.data_dir / 'logs'}", soft_wrap=True)
-        console.print("Ctrl+C stops everything.")
+        _say(f"Finesmith is ready: {url}   (API: {url}/docs)")
+        _say(f"API key: {self.state.api_key_path}   logs: {self.settings.data_dir / 'logs'}")
+        _say("Ctrl+C stops everything.")
 
     def _url(self) -> str:
         host, port = self.listener.getsockname()[:2]
@@ -209,6 +203,10 @@ class _Embedded:
             valkey.wait_until(time.monotonic() + VALKEY_SECONDS)
             valkey.kill()
         kill_descendants(timeout_seconds=1.0)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
 
 
 def uses_embedded_valkey(settings: Settings) -> bool:

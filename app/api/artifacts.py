@@ -27,8 +27,8 @@ router = APIRouter(tags=["artifacts"])
 )
 def list_job_artifacts(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Answers the files that the job has published so far: adapter, full, fused and quantized model, prepared data."""
-    page = services.jobs.list_artifacts(principal.owner, job_id)
-    return json_response(render_list(map(render_artifact, page.data), has_more=page.has_more))
+    artifacts = services.jobs.list_artifacts(principal.owner, job_id)
+    return json_response(render_list(map(render_artifact, artifacts), has_more=False))
 
 
 @router.get(

@@ -10,20 +10,15 @@ from app.api import examples, schemas
 from app.api.deps import After, FileId, Limit, PrincipalDep, ServicesDep
 from app.api.downloads import Content, send_content
 from app.api.rendering import json_response, render_deleted, render_file, render_list
-from app.api.responses import error_responses, example_of
+from app.api.responses import Responses, error_responses, example_of
 from app.storage import CHUNK_BYTES
 
 router = APIRouter(tags=["files"])
 
-CONTENT_RESPONSES = {
-    200: {
-        "description": "The whole content.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    },
-    206: {
-        "description": "The range that was asked for.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    },
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+CONTENT_RESPONSES: Responses = {
+    200: {"description": "The whole content.", "content": _BINARY},
+    206: {"description": "The range that was asked for.", "content": _BINARY},
     304: {"description": "The client has it already (`If-None-Match`)."},
 }
 

@@ -9,6 +9,7 @@ from app.states import JobStatus, StepStatus
 EXAMPLE_JOB_ID = "job-01jd8m3v5xq2c7r9t4w6y8z0ab"
 EXAMPLE_FILE_ID = "file-01jd8m2k4wp1b6q8s3v5x7y9za"
 Item = TypeVar("Item")
+KeyScope = Literal["jobs", "admin"]
 StepName = Literal["prepare", "train", "fuse", "quantize"]
 UnixSeconds = Annotated[float, Field(description="Unix seconds.", examples=[1795456800.25])]
 
@@ -247,8 +248,8 @@ class KeyRequest(BaseModel):
         description="Whose jobs and files it sees.",
     )
     name: str = Field(min_length=1, max_length=256, description="For people.")
-    scopes: list[Literal["jobs", "admin"]] = Field(
-        default_factory=lambda: ["jobs"], min_length=1, description="`jobs`, and `admin` for keys and metrics as well."
+    scopes: list[KeyScope] = Field(
+        default_factory=lambda: list[KeyScope](["jobs"]), min_length=1, description="`jobs`, and `admin` for keys and metrics as well."
     )
     expires_in_seconds: float | None = Field(None, gt=0, description="Lifetime in seconds; null: until revoked.")
 
