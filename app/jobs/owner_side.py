@@ -7,7 +7,6 @@ from json import dumps
 
 from sqlalchemy import Connection
 
-from app.db.clock import db_now
 from app.db.session import snapshot, transaction
 from app.ids import new_id
 from app.jobs import fleet, log_reading, records, repository, transitions
@@ -224,7 +223,6 @@ def _insert(
     checked: Checked,
     assignments: Sequence[Assignment],
 ) -> JobRow:
-    now = db_now()
     values = {
         "id": job_id,
         "owner": owner,
@@ -248,8 +246,6 @@ def _insert(
         "last_seq": 1,
         "gpus": [],
         "worker_id": assignments[0].worker_id if assignments else None,
-        "dispatched_at": now if assignments else None,
-        "created_at": now,
     }
     return repository.insert_job(connection, values, event=NewEvent("job.queued"))
 

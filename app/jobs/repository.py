@@ -1,9 +1,9 @@
 """The SQL on job rows: read by their owner, locked by their fence, changed together with their events."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Double, Select, bindparam, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.clock import db_now
@@ -17,50 +17,58 @@ from app.jobs.views import StoredEvent
 from app.states import UNFINISHED_STATUSES, JobStatus
 
 _UNFINISHED = tuple(status.value for status in UNFINISHED_STATUSES)
-_job_columns = (*jobs.c, db_now().label("now"))
-_select_job = select(*_job_columns)
+_QUEUED, _RUNNING = JobStatus.QUEUED.value, JobStatus.RUNNING.value
+_select_job = select(*jobs.c, db_now().label("now"))
+
+# Statements that every request runs are built once: building one of this many columns takes longer than running it.
+_insert_job = insert(jobs).values(created_at=db_now()).returning(jobs.c.created_at)
+_insert_dispatched_job = _insert_job.values(dispatched_at=db_now())
+_insert_event = insert(events)
+_find_job = _select_job.where(jobs.c.id == bindparam("job_id"), jobs.c.owner == bindparam("job_owner"))
+_lock_owned_job = _find_job.with_for_update(of=jobs)
+_lock_job = _select_job.where(jobs.c.id == bindparam("job_id")).with_for_update(of=jobs)
+_lock_running_job = _lock_job.where(jobs.c.attempt == bindparam("job_attempt"), jobs.c.status == _RUNNING)
+_has_undispatched_job = select(exists().where(jobs.c.status == _QUEUED, jobs.c.dispatched_at.is_(None)))
+_renew_lease = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"), jobs.c.attempt == bindparam("job_attempt"), jobs.c.status == _RUNNING)
+    .values(lease_expires_at=db_now() + bindparam("lease_seconds", type_=Double()))
+    .returning(jobs.c.cancel_requested_at)
+)
 
 
-def insert_job(connection: Connection, values: dict[str, Any], *, event: NewEvent) -> JobRow:
-    """Inserts a queued job and its first event; every time not given is the database's now."""
-    row = connection.execute(insert(jobs).values(values).returning(*_job_columns)).one()
-    job = parse_row(row._mapping)
-    _insert_events(connection, job.id, [event], attempt=job.attempt, first_seq=1, now=job.now)
-    return job
+def insert_job(connection: Connection, values: Mapping[str, Any], *, event: NewEvent) -> JobRow:
+    """Inserts a queued job, made now, and its first event. With a `worker_id` it counts as sent there now."""
+    statement = _insert_job if values["worker_id"] is None else _insert_dispatched_job
+    now = connection.execute(statement, values).scalar_one()
+    _insert_events(connection, values["id"], [event], attempt=0, first_seq=1, now=now)
+    absent = dict.fromkeys(column.name for column in jobs.c)
+    dispatched_at = None if values["worker_id"] is None else now
+    return parse_row({**absent, **values, "created_at": now, "dispatched_at": dispatched_at, "now": now})
 
 
 def find_job(connection: Connection, job_id: str, *, owner: str) -> JobRow | None:
     """The owner's job."""
-    if not is_id(job_id, "job"):
-        return None
-    return _parse(connection.execute(_select_job.where(jobs.c.id == job_id, jobs.c.owner == owner)).first())
+    return _first(connection, _find_job, job_id=job_id, job_owner=owner)
 
 
 def lock_job(connection: Connection, job_id: str, *, owner: str | None = None) -> JobRow | None:
     """The job, locked until the transaction ends; `owner` None is for workers and the reconciler."""
-    if not is_id(job_id, "job"):
-        return None
-    query = _select_job.where(jobs.c.id == job_id).with_for_update(of=jobs)
-    if owner is not None:
-        query = query.where(jobs.c.owner == owner)
-    return _parse(connection.execute(query).first())
+    if owner is None:
+        return _first(connection, _lock_job, job_id=job_id)
+    return _first(connection, _lock_owned_job, job_id=job_id, job_owner=owner)
 
 
 def lock_running_job(connection: Connection, job_id: str, *, attempt: int) -> JobRow | None:
     """The job, locked, if this attempt still holds it."""
-    query = _select_job.where(
-        jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == JobStatus.RUNNING.value
-    ).with_for_update(of=jobs)
-    return _parse(connection.execute(query).first())
+    return _first(connection, _lock_running_job, job_id=job_id, job_attempt=attempt)
 
 
 def lock_expired_jobs(connection: Connection, *, worker_id: str | None, limit: int) -> list[JobRow]:
     """Running jobs whose lease ran out, or all of one worker; those that somebody else has locked are left out."""
     condition = jobs.c.lease_expires_at < db_now() if worker_id is None else jobs.c.worker_id == worker_id
     query = (
-        _select_job.where(jobs.c.status == JobStatus.RUNNING.value, condition)
-        .limit(limit)
-        .with_for_update(of=jobs, skip_locked=True)
+        _select_job.where(jobs.c.status == _RUNNING, condition).limit(limit).with_for_update(of=jobs, skip_locked=True)
     )
     return [parse_row(row._mapping) for row in connection.execute(query)]
 
@@ -91,7 +99,7 @@ def apply_change(connection: Connection, job: JobRow, change: Change) -> list[St
         .values(values)
         .returning(jobs.c.last_seq, jobs.c.attempt, db_now())
     )
-    if change.values.get("status") == JobStatus.RUNNING.value:
+    if change.values.get("status") == _RUNNING:
         statement = statement.where(jobs.c.cancel_requested_at.is_(None))
     row = connection.execute(statement).first()
     if row is None:
@@ -103,13 +111,8 @@ def apply_change(connection: Connection, job: JobRow, change: Change) -> list[St
 
 def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seconds: float) -> bool | None:
     """Extends the lease from now; whether a cancel was requested, or None when the attempt lost the job."""
-    statement = (
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == JobStatus.RUNNING.value)
-        .values(lease_expires_at=db_now() + lease_seconds)
-        .returning(jobs.c.cancel_requested_at)
-    )
-    row = connection.execute(statement).first()
+    parameters = {"job_id": job_id, "job_attempt": attempt, "lease_seconds": lease_seconds}
+    row = connection.execute(_renew_lease, parameters).first()
     return None if row is None else row[0] is not None
 
 
@@ -157,8 +160,7 @@ def count_jobs_by_status(connection: Connection) -> dict[str, int]:
 
 def has_undispatched_job(connection: Connection) -> bool:
     """True when some queued job has not been sent to a worker yet."""
-    waiting = exists().where(jobs.c.status == JobStatus.QUEUED.value, jobs.c.dispatched_at.is_(None))
-    return bool(connection.execute(select(waiting)).scalar())
+    return bool(connection.execute(_has_undispatched_job).scalar())
 
 
 def _insert_events(
@@ -180,12 +182,15 @@ def _insert_events(
         )
         for index, event in enumerate(new)
     ]
-    connection.execute(insert(events), [{name: getattr(event, name) for name in _EVENT_COLUMNS} for event in stored])
+    connection.execute(_insert_event, [{name: getattr(event, name) for name in _EVENT_COLUMNS} for event in stored])
     return stored
 
 
 _EVENT_COLUMNS = tuple(column.name for column in events.c)
 
 
-def _parse(row: Row[Any] | None) -> JobRow | None:
+def _first(connection: Connection, statement: Select[Any], *, job_id: str, **parameters: str | int) -> JobRow | None:
+    if not is_id(job_id, "job"):
+        return None
+    row = connection.execute(statement, {"job_id": job_id, **parameters}).first()
     return None if row is None else parse_row(row._mapping)

@@ -48,8 +48,8 @@ class JobRow:
     now: float
 
 
-def parse_row(row: RowMapping) -> JobRow:
-    """The typed form of a selected row."""
+def parse_row(row: RowMapping | Mapping[str, Any]) -> JobRow:
+    """The typed form of a row, by column name."""
     values: dict[str, Any] = dict(row)
     values["status"] = JobStatus(values["status"])
     values["steps"] = tuple(_parse_step(step) for step in values["steps"])
