@@ -27,6 +27,7 @@ from worker.pipeline_process import PIPELINE_ENTRY
 from worker.presence import Presence
 from worker.supervisor import Host
 from worker.tasks import register_tasks
+from worker.workspaces import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def run_worker(settings: Settings, *, host: Host) -> int:
 
     signals.worker_ready.connect(begin, weak=False)
     signals.worker_shutting_down.connect(drain, weak=False)
+    remove_leftovers(settings)
     logger.info("%d slots, %d GPUs", slots, len(gpus))
     worker = celery.Worker(
         hostname=f"{host.worker_id}@{info.host}",

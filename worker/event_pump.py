@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.jobs.commands import NewEvent
-from app.jobs.service import JobService
 from trainer_core.events import EventRecord
 from worker.file_tail import FileTail
+from worker.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +18,10 @@ class EventPump:
     """Reads one attempt's event file. `on_recorded` is called with every event after it is in the database."""
 
     def __init__(
-        self, path: Path, *, service: JobService, job_id: str, attempt: int, on_recorded: Callable[[EventRecord], None]
+        self, path: Path, *, services: Services, job_id: str, attempt: int, on_recorded: Callable[[EventRecord], None]
     ) -> None:
         self._tail = FileTail(path)
-        self._service = service
+        self._services = services
         self._job_id = job_id
         self._attempt = attempt
         self._on_recorded = on_recorded
@@ -34,7 +34,8 @@ class EventPump:
         if not self._pending:
             return False
         batch = self._pending[:_MAX_BATCH]
-        self._service.record_events(self._job_id, self._attempt, [_to_new_event(record) for record in batch])
+        with self._services.recording:
+            self._services.jobs.record_events(self._job_id, self._attempt, [_to_new_event(record) for record in batch])
         del self._pending[:_MAX_BATCH]
         for record in batch:
             self._on_recorded(record)

@@ -49,7 +49,8 @@ class Publisher:
             return
         files = [self._put_file(marker, folder_name, path) for folder_name, path in _list_files(marker)]
         if files:
-            self._services.jobs.record_artifacts(self._job_id, self._attempt, files)
+            with self._services.recording:
+                self._services.jobs.record_artifacts(self._job_id, self._attempt, files)
         self._storage.put_file(self._workspace.marker(step), marker_key(self._job_id, step))
         if step is Step.TRAIN:
             # Nothing resumes from them any more.

@@ -1,6 +1,7 @@
 """What a pool process needs of the service: built once in each process, after the fork."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Self
 
 from app.bus import Bus
@@ -22,6 +23,9 @@ class Services:
     jobs: JobService
     storage: Storage
     bus: Bus
+    recording: threading.Lock = field(default_factory=threading.Lock)
+    """Held around a call that records events of a running job: published from two threads out of their order, the
+    later number would make the live stream reject the earlier."""
 
     @classmethod
     def build(cls, settings: Settings) -> Self:

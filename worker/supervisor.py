@@ -11,7 +11,7 @@ from pathlib import Path
 from app.jobs.commands import Outcome
 from app.jobs.errors import LeaseLost
 from app.jobs.views import Claim
-from app.states import FINAL_STATUSES
+from app.states import FINAL_STATUSES, JobStatus
 from trainer_core.enums import Step
 from trainer_core.errors import DiskFullError, TrainerError
 from trainer_core.host_memory import count_oom_kills
@@ -32,7 +32,7 @@ from worker.pump_thread import PumpThread
 from worker.restoring import AttemptRestorer
 from worker.services import Services
 from worker.staging import InputStager
-from worker.workspaces import make_workspace, remove_partial_outputs, remove_workspace
+from worker.workspaces import make_workspace, remove_folder, remove_partial_outputs, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Supervisor:
         publishing = PublisherThread(publisher, workspace=workspace, keeper=self._keeper)
         events = EventPump(
             attempt.events,
-            service=services.jobs,
+            services=services,
             job_id=claim.job_id,
             attempt=claim.attempt,
             on_recorded=publishing.follow,
@@ -221,23 +221,34 @@ class Supervisor:
         return _fail("storage_unavailable", "the job's artifacts could not be put into storage", retryable=True)
 
     def _finish(self, outcome: Outcome, workspace: Workspace | None) -> None:
-        """Writes the outcome; while the database is away it goes on trying. Raises LeaseLost."""
-        if workspace is not None and outcome.error is not None and outcome.error.code == DiskFullError.code:
+        """Writes the outcome and clears the host of a job that is over. Raises LeaseLost."""
+        if workspace is None:
+            self._write_outcome(outcome)
+            return
+        if outcome.error is not None and outcome.error.code == DiskFullError.code:
             # The database may lie on the same disk: without room it could not even take down that there is none.
             remove_partial_outputs(workspace)
+        is_over = outcome.kind in ("succeeded", "cancelled") or (outcome.kind == "failed" and not outcome.retryable)
+        # Before the outcome is written: after it, a retry may begin in the same folder.
+        aside = set_aside(workspace) if is_over else None
+        status = self._write_outcome(outcome)
+        if aside is None and status in FINAL_STATUSES:
+            aside = set_aside(workspace)
+        if aside is not None:
+            remove_folder(aside)
+
+    def _write_outcome(self, outcome: Outcome) -> JobStatus:
+        """While the database is away it goes on trying. Raises LeaseLost."""
         while True:
             self._keeper.raise_if_lost()
             try:
-                status = self._services.jobs.finish(self._claim.job_id, self._claim.attempt, outcome)
-                break
+                return self._services.jobs.finish(self._claim.job_id, self._claim.attempt, outcome)
             except LeaseLost:
                 raise
             # Whatever a database or its driver raises while it is away: the lease is kept meanwhile.
             except Exception as error:  # noqa: BLE001
                 logger.warning("the end of %s is not written yet: %s", self._claim.job_id, error)
                 time.sleep(_RETRY_SECONDS)
-        if workspace is not None and status in FINAL_STATUSES:
-            remove_workspace(workspace)
 
 
 class _StoppedEarly(Exception):

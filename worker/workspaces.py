@@ -1,6 +1,9 @@
 """The folders of jobs on this host: made at the first attempt, emptied when they are no longer needed."""
 
+import os
 import shutil
+import time
+from pathlib import Path
 
 from app.settings import Settings
 from trainer_core.checkpoints import list_checkpoints, read_completion
@@ -8,17 +11,38 @@ from trainer_core.enums import STEP_ORDER
 from trainer_core.markers import read_marker
 from trainer_core.workspace import Workspace
 
+_FOLDER = "workspaces"
+_REMOVED_PREFIX = ".removed-"
+
 
 def make_workspace(settings: Settings, *, job_id: str, attempt: int) -> Workspace:
     """Returns the job's workspace with the folder of this attempt made. Raises OSError."""
-    workspace = Workspace(settings.data_dir / "workspaces" / job_id)
+    workspace = Workspace(settings.data_dir / _FOLDER / job_id)
     workspace.attempt_dir(attempt).mkdir(parents=True, exist_ok=True)
     return workspace
 
 
-def remove_workspace(workspace: Workspace) -> None:
-    """Removes all of it: what counts of a job that is over lies in storage. What cannot be removed stays."""
-    shutil.rmtree(workspace.root, ignore_errors=True)
+def set_aside(workspace: Workspace) -> Path | None:
+    """Renames a workspace that is no longer needed, so that a new attempt may begin at once; None when it is gone.
+
+    What counts of a job that is over lies in storage. Remove the returned folder afterwards: that may take a while.
+    """
+    target = workspace.root.with_name(f"{_REMOVED_PREFIX}{workspace.root.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        return workspace.root.rename(target)
+    except OSError:
+        return None
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that was set aside; what cannot be removed stays for the next start."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(settings: Settings) -> None:
+    """Removes what a killed worker had set aside and not removed."""
+    for folder in (settings.data_dir / _FOLDER).glob(f"{_REMOVED_PREFIX}*"):
+        remove_folder(folder)
 
 
 def remove_partial_outputs(workspace: Workspace) -> None:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_core.checkpoints import mark_complete
 from trainer_core.config import Config
 from trainer_core.enums import Step
 from trainer_core.errors import DataError, StepInterrupted
@@ -37,12 +38,14 @@ def load_step(step: Step):
     }[step]
 
 
-def read_orders(step: Step) -> dict:
-    return json.loads(Path("stub.json").read_text()).get(step.value, {})
+def read_orders(step: Step, config: Config) -> dict:
+    orders = Path("stub.json")
+    text = orders.read_text() if orders.exists() else config.collator_separator.strip() or "{}"
+    return json.loads(text).get(step.value, {})
 
 
 def run_prepare(config: Config, context: StepContext) -> StepResult:
-    obey(read_orders(Step.PREPARE), config, context)
+    obey(read_orders(Step.PREPARE, config), config, context)
     path = Path(config.train_local_path_to_data)
     path.parent.mkdir(exist_ok=True)
     path.write_text('{"text": "a"}\n')
@@ -54,12 +57,12 @@ def run_train(config: Config, context: StepContext) -> StepResult:
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(b"weights" * 1000)
-    obey(read_orders(Step.TRAIN), config, context)
+    obey(read_orders(Step.TRAIN, config), config, context)
     return StepResult((ArtifactFolder.of_files_in(folder, name="adapter"),), {"loss": 0.5})
 
 
 def run_fuse(config: Config, context: StepContext) -> StepResult:
-    obey(read_orders(context.step), config, context)
+    obey(read_orders(context.step, config), config, context)
     folder = Path(config.fused_model_local_path)
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"fused" * 1000)
@@ -84,7 +87,7 @@ def save_checkpoint(global_step: int, context: StepContext) -> None:
     folder = Path("outputs") / f"checkpoint-{global_step}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": global_step}))
-    (folder / "COMPLETE").write_text("{}")
+    mark_complete(folder)
     context.events.emit("checkpoint.saved", data={"global_step": global_step, "path": f"outputs/{folder.name}"})
 
 
@@ -133,6 +136,12 @@ def sleep_once(seconds: float, context: StepContext) -> None:
         sleep(seconds, context)
 
 
+def fill_disk(_: bool, context: StepContext) -> None:
+    with Path("outputs/big.bin").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * (1 << 20))
+
+
 def ignore_signals(seconds: float, context: StepContext) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Path("asleep").write_text(str(os.getpid()))
@@ -146,6 +155,7 @@ ORDERS = {
     "grandchild": start_grandchild,
     "fail": fail,
     "fail_once": fail_once,
+    "fill_disk": fill_disk,
     "sleep": sleep,
     "sleep_once": sleep_once,
     "ignore_signals": ignore_signals,
