@@ -26,6 +26,8 @@ class EventPump:
         self._attempt = attempt
         self._on_recorded = on_recorded
         self._pending: list[EventRecord] = []
+        self.running_step: str | None = None
+        """The step that has started and not finished, by what was recorded."""
 
     def pump(self, *, is_final: bool) -> bool:
         """Records what is there; returns True when there may be more. Raises LeaseLost and the database's errors."""
@@ -38,6 +40,8 @@ class EventPump:
             self._services.jobs.record_events(self._job_id, self._attempt, [_to_new_event(record) for record in batch])
         del self._pending[:_MAX_BATCH]
         for record in batch:
+            if record.type.startswith("step."):
+                self.running_step = record.step if record.type == "step.started" else None
             self._on_recorded(record)
         return True
 

@@ -1,6 +1,7 @@
 """What the end of a pipeline means for its job."""
 
 import signal
+from dataclasses import replace
 from enum import StrEnum
 
 from app.jobs.commands import Outcome
@@ -44,6 +45,13 @@ def classify_exit(
     return Outcome(
         "failed", error=to_job_error(failure), retryable=failure.retryable, exit_code=exit_code, signal=number
     )
+
+
+def name_step(outcome: Outcome, step: str | None) -> Outcome:
+    """Returns the outcome with the step that was running, where its error names none."""
+    if outcome.error is None or outcome.error.step is not None:
+        return outcome
+    return replace(outcome, error=replace(outcome.error, step=step))
 
 
 def to_job_error(failure: Failure) -> JobError:

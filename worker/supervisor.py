@@ -21,7 +21,7 @@ from trainer_core.workspace import Workspace
 from worker.drain import DrainFlag
 from worker.environment import build_pipeline_environment
 from worker.event_pump import EventPump
-from worker.exit_status import StopReason, classify_exit, to_job_error
+from worker.exit_status import StopReason, classify_exit, name_step, to_job_error
 from worker.job_watch import JobWatch
 from worker.lease_keeper import LeaseKeeper
 from worker.log_pump import LogPump
@@ -151,7 +151,7 @@ class Supervisor:
             log_pumping.finish(timeout_seconds=_LOG_DRAIN_SECONDS)
             publishing.finish()
             self._keeper.raise_if_lost()
-            return self._publish_rest(publisher, spec.steps, outcome)
+            return self._publish_rest(publisher, spec.steps, name_step(outcome, events.running_step))
         finally:
             event_pumping.abandon()
             log_pumping.abandon()
