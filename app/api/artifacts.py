@@ -35,7 +35,7 @@ def list_job_artifacts(job_id: JobId, services: ServicesDep, principal: Principa
     "/v1/jobs/{job_id}/artifacts/{path:path}",
     summary="Download an artifact",
     response_class=Response,
-    responses={**CONTENT_RESPONSES, **error_responses(404, 416)},
+    responses={**CONTENT_RESPONSES, **error_responses(404, 416, 422)},
 )
 @router.head("/v1/jobs/{job_id}/artifacts/{path:path}", include_in_schema=False)
 def get_job_artifact(

@@ -41,7 +41,10 @@ CONTENT_RESPONSES: Responses = {
 def create_file(
     services: ServicesDep,
     principal: PrincipalDep,
-    file: Annotated[UploadFile, File(description="JSON lines in UTF-8: one JSON object a line.")],
+    file: Annotated[
+        UploadFile,
+        File(description="JSON lines in UTF-8: one JSON object a line.", json_schema_extra={"format": "binary"}),
+    ],
     purpose: Annotated[Literal["fine-tune"], Form(description="What it is for.")] = "fine-tune",
 ) -> Response:
     """Stores a file of training or validation samples. Every line has to be a JSON object; an error names the lines
@@ -61,7 +64,7 @@ def create_file(
     },
 )
 def list_files(services: ServicesDep, principal: PrincipalDep, limit: Limit = 20, after: After = None) -> Response:
-    """Answers your files, the newest first."""
+    """Answers your files, the newest first, one page at a time: ask on with `after`, the id of the last one."""
     page = services.files.list(principal.owner, after=after, limit=limit)
     return json_response(render_list(map(render_file, page.data), has_more=page.has_more))
 
@@ -70,7 +73,7 @@ def list_files(services: ServicesDep, principal: PrincipalDep, limit: Limit = 20
     "/v1/files/{file_id}",
     summary="Get a file's facts",
     response_model=schemas.File,
-    responses={**example_of(examples.FILE, description="Name, size and digest."), **error_responses(404)},
+    responses={**example_of(examples.FILE, description="Name, size and digest."), **error_responses(404, 422)},
 )
 def get_file(file_id: FileId, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Answers what is known of the file; its content is under `/content`."""
@@ -83,7 +86,7 @@ def get_file(file_id: FileId, services: ServicesDep, principal: PrincipalDep) ->
     response_model=schemas.DeletedObject,
     responses={
         **example_of(examples.deleted(examples.FILE), description="The file is gone."),
-        **error_responses(404, 409),
+        **error_responses(404, 409, 422),
     },
 )
 def delete_file(file_id: FileId, services: ServicesDep, principal: PrincipalDep) -> Response:
@@ -96,7 +99,7 @@ def delete_file(file_id: FileId, services: ServicesDep, principal: PrincipalDep)
     "/v1/files/{file_id}/content",
     summary="Download a file",
     response_class=Response,
-    responses={**CONTENT_RESPONSES, **error_responses(404, 416)},
+    responses={**CONTENT_RESPONSES, **error_responses(404, 416, 422)},
 )
 @router.head("/v1/files/{file_id}/content", include_in_schema=False)
 def get_file_content(request: Request, file_id: FileId, services: ServicesDep, principal: PrincipalDep) -> Response:

@@ -110,7 +110,7 @@ def list_jobs(
     after: After = None,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
 ) -> Response:
-    """Answers your jobs, the newest first."""
+    """Answers your jobs, the newest first, one page at a time: ask on with `after`, the id of the last one."""
     page = services.jobs.list(principal.owner, after=after, limit=limit, status=status)
     return json_response(render_list(map(render_job, page.data), has_more=page.has_more))
 
@@ -149,7 +149,7 @@ async def get_job(
     response_model=schemas.DeletedObject,
     responses={
         **example_of(examples.deleted(examples.JOB), description="The job, its events, logs and artifacts are gone."),
-        **error_responses(404, 409),
+        **error_responses(404, 409, 422),
     },
 )
 def delete_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
@@ -166,7 +166,7 @@ def delete_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) ->
         **example_of(
             examples.JOB, description="The job; a running one is cancelled as soon as its worker has stopped it."
         ),
-        **error_responses(404, 409),
+        **error_responses(404, 409, 422),
     },
 )
 def cancel_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Security
 from starlette.responses import Response
 
 from app.api import examples, schemas
-from app.api.deps import ServicesDep
+from app.api.deps import KeyId, ServicesDep
 from app.api.rendering import json_response, render_deleted, render_key, render_list
 from app.api.responses import error_responses, example_of
 from app.auth import require_admin
@@ -54,10 +54,10 @@ def list_keys(services: ServicesDep) -> Response:
         **example_of(
             examples.deleted(examples.KEY), description="The key opens nothing from 30 seconds on, at the latest."
         ),
-        **error_responses(404),
+        **error_responses(404, 422),
     },
 )
-def revoke_key(key_id: str, services: ServicesDep) -> Response:
+def revoke_key(key_id: KeyId, services: ServicesDep) -> Response:
     """Revokes a key; every server forgets it within 30 seconds."""
     services.keys.revoke(key_id)
     return json_response(render_deleted(key_id, "key"))

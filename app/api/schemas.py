@@ -249,7 +249,9 @@ class KeyRequest(BaseModel):
     )
     name: str = Field(min_length=1, max_length=256, description="For people.")
     scopes: list[KeyScope] = Field(
-        default_factory=lambda: list[KeyScope](["jobs"]), min_length=1, description="`jobs`, and `admin` for keys and metrics as well."
+        default_factory=lambda: list[KeyScope](["jobs"]),
+        min_length=1,
+        description="`jobs`, and `admin` for keys and metrics as well.",
     )
     expires_in_seconds: float | None = Field(None, gt=0, description="Lifetime in seconds; null: until revoked.")
 
