@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -22,12 +23,28 @@ def build_engine(url: str, *, pool_size: int = POOL_SIZE) -> Engine:
     """
     if url.startswith("sqlite"):
         engine = create_engine(
-            url, pool_size=pool_size, max_overflow=10, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+            url,
+            pool_size=pool_size,
+            max_overflow=10,
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
+            json_serializer=_dump_json,
+            json_deserializer=from_json,
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=10,
+        pool_pre_ping=True,
+        json_serializer=_dump_json,
+        json_deserializer=from_json,
+    )
+
+
+def _dump_json(value: object) -> str:
+    return to_json(value).decode()
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

@@ -1,7 +1,7 @@
 """What owners do with their jobs: submit, look, cancel, retry, delete."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from hashlib import sha256
 from json import dumps
 
@@ -50,33 +50,26 @@ class OwnerSide(JobOperations):
 
         Raises InvalidSubmission with every problem, IdempotencyConflict.
         """
-        installation = self._workers.current_installation()
         job_id = new_id("job")
+        # The long part happens before the lock that all writers of SQLite share.
+        checked = self._check(owner, submission)
+        sealed = [self._cipher.seal(job_id, field=name, value=value) for name, value in checked.secrets.items()]
         with transaction(self._sessions) as connection:
             if idempotency_key is not None:
                 earlier = _take_key(connection, owner, submission, key=idempotency_key, job_id=job_id)
                 if earlier is not None:
                     return Submitted(as_view(earlier), replayed=True)
-            checked = check_submission(
-                connection, owner, submission, installation=installation, settings=self._settings
-            )
-            if checked.validation.problems:
-                raise InvalidSubmission(checked.validation.problems)
+            if problems := checked.validation.problems or find_references(connection, owner, submission).problems:
+                raise InvalidSubmission(problems)
             assignments = self._place(connection, job_id, checked)
             job = _insert(connection, job_id, owner, submission=submission, checked=checked, assignments=assignments)
-            sealed = [self._cipher.seal(job_id, field=name, value=value) for name, value in checked.secrets.items()]
             records.insert_secrets(connection, job_id, sealed)
         self._wake(assignments)
         return Submitted(as_view(job), replayed=False)
 
     def validate(self, owner: str, submission: JobSubmission) -> Validation:
         """All that `submit` would check; stores nothing."""
-        installation = self._workers.current_installation()
-        with snapshot(self._sessions) as connection:
-            checked = check_submission(
-                connection, owner, submission, installation=installation, settings=self._settings
-            )
-        return checked.validation
+        return self._check(owner, submission).validation
 
     def get(self, owner: str, job_id: str) -> JobView:
         """The job. Raises JobNotFound."""
@@ -169,6 +162,11 @@ class OwnerSide(JobOperations):
         lines = log_reading.read_lines(self._storage, chunks, after=after, limit=limit + 1)
         return Page(lines[:limit], has_more=len(lines) > limit)
 
+    def _check(self, owner: str, submission: JobSubmission) -> Checked:
+        installation = self._workers.current_installation()
+        with snapshot(self._sessions) as connection:
+            return check_submission(connection, owner, submission, installation=installation, settings=self._settings)
+
     def _place(self, connection: Connection, job_id: str, checked: Checked) -> Sequence[Assignment]:
         """A worker with room for a new job, while no other job waits; else the reconciler's next round decides."""
         if repository.has_undispatched_job(connection):
@@ -203,7 +201,9 @@ def _take_key(connection: Connection, owner: str, submission: JobSubmission, *, 
     if not (0 < len(key) <= MAX_KEY_CHARS and is_storable_text(key)):
         message = f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters"
         raise InvalidSubmission([Problem(message, "Idempotency-Key", "invalid_value")])
-    body = dumps(asdict(submission), sort_keys=True, separators=(",", ":"), default=str)
+    content = {field.name: getattr(submission, field.name) for field in fields(submission)}
+    content["resources"] = asdict(submission.resources)
+    body = dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     fingerprint = sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
     earlier = repository.take_idempotency_key(connection, owner=owner, key=key, fingerprint=fingerprint, job_id=job_id)
     if earlier is None:

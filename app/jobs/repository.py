@@ -24,6 +24,13 @@ _select_job = select(*jobs.c, db_now().label("now"))
 _insert_job = insert(jobs).values(created_at=db_now()).returning(jobs.c.created_at)
 _insert_dispatched_job = _insert_job.values(dispatched_at=db_now())
 _insert_event = insert(events)
+_take_key = {
+    dialect.dialect.name: dialect.insert(idempotency_keys)
+    .values(created_at=db_now())
+    .on_conflict_do_nothing()
+    .returning(idempotency_keys.c.key)
+    for dialect in (postgresql, sqlite)
+}
 _find_job = _select_job.where(jobs.c.id == bindparam("job_id"), jobs.c.owner == bindparam("job_owner"))
 _lock_owned_job = _find_job.with_for_update(of=jobs)
 _lock_job = _select_job.where(jobs.c.id == bindparam("job_id")).with_for_update(of=jobs)
@@ -142,10 +149,8 @@ def take_idempotency_key(
 
     On PostgreSQL a second submission waits here until the first has committed or rolled back.
     """
-    values = {"owner": owner, "key": key, "fingerprint": fingerprint, "job_id": job_id, "created_at": db_now()}
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(idempotency_keys).values(values).on_conflict_do_nothing()
-    if connection.execute(statement.returning(idempotency_keys.c.key)).first() is not None:
+    values = {"owner": owner, "key": key, "fingerprint": fingerprint, "job_id": job_id}
+    if connection.execute(_take_key[connection.dialect.name], values).first() is not None:
         return None
     query = select(idempotency_keys.c.fingerprint, idempotency_keys.c.job_id)
     row = connection.execute(query.where(idempotency_keys.c.owner == owner, idempotency_keys.c.key == key)).one()

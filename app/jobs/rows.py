@@ -71,7 +71,16 @@ def dump_error(error: JobError | None) -> dict[str, str | None] | None:
 
 def dump_steps(steps: Sequence[StepView]) -> list[dict[str, Any]]:
     """The steps for a JSON column."""
-    return [asdict(step) for step in steps]
+    return [
+        {
+            "name": step.name,
+            "status": step.status.value,
+            "started_at": step.started_at,
+            "finished_at": step.finished_at,
+            "error": dump_error(step.error),
+        }
+        for step in steps
+    ]
 
 
 def dump_progress(progress: Progress) -> dict[str, Any]:
