@@ -86,7 +86,7 @@ class Experiment(ExperimentHooks):
     def output_dir(self) -> Path:
         """Where checkpoints and the trained weights go."""
         arguments = self.trainer.args if self.trainer is not None else self.training_arguments
-        return Path(arguments.output_dir if arguments is not None else self.config.output_dir)
+        return Path(str(arguments.output_dir if arguments is not None else self.config.output_dir))
 
     @property
     def is_main_process(self) -> bool:
@@ -182,7 +182,8 @@ class Experiment(ExperimentHooks):
 
     def build_tokenizer(self) -> PreTrainedTokenizerBase:
         """The Config's tokenizer, with a padding token."""
-        return build_tokenizer(self.config)
+        tokenizer: PreTrainedTokenizerBase = build_tokenizer(self.config)
+        return tokenizer
 
     def build_collator(self) -> Callable[..., Any]:
         """The Config's collator."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from trainer_core.checkpoints import MARKER, mark_complete, mark_incomplete
 from trainer_core.models.adapter_files import name_base_model
-from trainer_core.steps.context import ArtifactFolder, StepResult
+from trainer_core.steps.context import ArtifactFolder, ArtifactName, StepResult
 from trainer_core.trainers.checkpoint_callback import ARGUMENTS_PICKLE
 from trainer_core.types import JsonValue
 
@@ -42,7 +42,7 @@ def save_final_weights(trainer: Trainer, *, finisher: FolderFinisher, output_dir
         return StepResult()
     finisher.finish(output_dir)
     mark_complete(output_dir, with_subfolders=False)
-    name = "adapter" if isinstance(trainer.model, PeftModel) else "model"
+    name: ArtifactName = "adapter" if isinstance(trainer.model, PeftModel) else "model"
     saved = ArtifactFolder.of_files_in(output_dir, name=name)
     files = tuple(file for file in saved.files if file != MARKER)
     return StepResult(

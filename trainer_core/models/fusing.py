@@ -1,5 +1,6 @@
 """Merging a LoRA adapter into its base, and saving the whole model."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
             message = f"the adapter in {adapter} does not fit {base.config.name_or_path}: {first_mismatches or error}"
             raise FuseError(message, param="lora_model_local_path") from error
     _check_adapter_fits(model, facts, adapter=adapter)
-    merged = model.merge_and_unload(safe_merge=True)
+    merged = _merge(model)
     repair_generation_config(merged)
     return merged  # type: ignore[no-any-return]
 
@@ -58,9 +59,9 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
 def fuse_trained_model(model: PeftModel, *, config: Config, adapter: Path) -> PreTrainedModel:
     """The model that has just been trained, merged in memory; over a quantized base, the base loaded anew and the
     adapter saved in the folder `adapter`."""
-    if is_quantized(model.get_base_model()):
+    if is_quantized(model):
         return fuse_adapter(config, adapter=adapter)
-    merged = model.merge_and_unload(safe_merge=True)
+    merged = _merge(model)
     merged.config.use_cache = True
     repair_generation_config(merged)
     return merged.to(choose_dtype(config))  # type: ignore[no-any-return]
@@ -69,27 +70,46 @@ def fuse_trained_model(model: PeftModel, *, config: Config, adapter: Path) -> Pr
 def save_fused_model(
     model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None, folder: Path, max_shard_size: str
 ) -> ArtifactFolder:
-    """Writes weights in files of at most `max_shard_size`, settings and tokenizer; other files in the folder stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, max_shard_size=max_shard_size.replace(" ", ""))
+    """Writes weights in files of at most `max_shard_size`, settings and tokenizer; other files in the folder stay.
+
+    Everything is written beside the folder first, so that a crash leaves no half model in it.
+    """
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    model.save_pretrained(unfinished, max_shard_size=max_shard_size.replace(" ", ""))
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    return ArtifactFolder.of_files_in(folder, name="fused")
+        tokenizer.save_pretrained(unfinished)
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("model*.safetensors*"):
+        old.unlink()
+    files = sorted(path.name for path in unfinished.iterdir() if path.is_file())
+    for name in files:
+        (unfinished / name).replace(folder / name)
+    shutil.rmtree(unfinished)
+    return ArtifactFolder(name="fused", root=folder, files=tuple(files))
+
+
+def _merge(model: Any) -> Any:
+    """peft computes each product first and refuses values that are not finite."""
+    return model.merge_and_unload(safe_merge=True)
 
 
 def _fit_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:
     """An adapter trained with new tokens brings the whole embeddings, larger than the base's."""
-    for module in (base.get_input_embeddings(), base.get_output_embeddings()):
+    embeddings: tuple[Any, ...] = (base.get_input_embeddings(), _get_head(base))
+    for module in embeddings:
         name = _find_name(base, module)
         rows = {shape[0] for key, shape in facts.shapes.items() if name and key.endswith(f".{name}.weight")}
         if rows and rows != {module.weight.shape[0]}:
-            base.resize_token_embeddings(rows.pop(), mean_resizing=False)
+            resize: Any = base.resize_token_embeddings
+            resize(rows.pop(), mean_resizing=False)
             return
 
 
 def _untie_targeted_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:
     """An adapter on the head alone, merged into a weight that the embeddings share, would change these too."""
-    head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
+    head, embeddings = _get_head(base), base.get_input_embeddings()
     if head is None or head.weight is not embeddings.weight:
         return
     names = [name for name in (_find_name(base, head), _find_name(base, embeddings)) if name]
@@ -99,7 +119,11 @@ def _untie_targeted_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> No
         base.all_tied_weights_keys = {}
 
 
-def _find_name(model: PreTrainedModel, wanted: Any) -> str | None:
+def _get_head(model: PreTrainedModel) -> Any:
+    return model.get_output_embeddings()  # type: ignore[no-untyped-call]
+
+
+def _find_name(model: nn.Module, wanted: Any) -> str | None:
     return next((name for name, module in model.named_modules() if module is wanted), None)
 
 

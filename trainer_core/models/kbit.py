@@ -14,7 +14,7 @@ def prepare_for_kbit_training(model: PreTrainedModel, *, config: Config) -> PreT
     """Freezes a quantized base and upcasts what stays unquantized to fp32; any other model comes back as it is."""
     if not (config.need_to_prepare_model_for_kbit_training and is_quantized(model)):
         return model
-    return prepare_model_for_kbit_training(  # type: ignore[no-any-return]
+    return prepare_model_for_kbit_training(  # type: ignore[no-untyped-call, no-any-return]
         model,
         use_gradient_checkpointing=config.use_gradient_checkpointing,
         gradient_checkpointing_kwargs=dict(CHECKPOINTING_OPTIONS),

@@ -50,12 +50,13 @@ def load_model(config: Config, *, choices: LoadingChoices | None = None, name: s
     }
     options |= {key: value for key, value in optional.items() if value is not None}
     with load_errors(f"the model {name!r}", param="model_name_or_path"):
-        model, info = AutoModelForCausalLM.from_pretrained(name, **options)
-    _check_all_weights_came(model, info, name=name)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+    model: PreTrainedModel = loaded[0]
+    _check_all_weights_came(model, loaded[1], name=name)
     if getattr(model.config, "pretraining_tp", 1) != 1:
         model.config.pretraining_tp = 1
     repair_generation_config(model)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _check_all_weights_came(model: PreTrainedModel, info: Any, *, name: str) -> None:

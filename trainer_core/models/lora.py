@@ -35,8 +35,8 @@ def attach_lora(model: PreTrainedModel, *, lora_config: LoraConfig, config: Conf
     """Wraps the model: only the adapter's matrices are trained from here on. The model itself is changed."""
     if config.use_gradient_checkpointing:
         # The first checkpointed block would otherwise see inputs without gradients, and its adapters learn nothing.
-        model.enable_input_require_grads()
-    return get_peft_model(model, lora_config)  # type: ignore[no-any-return]
+        model.enable_input_require_grads()  # type: ignore[no-untyped-call]
+    return get_peft_model(model, lora_config)
 
 
 def find_lora_targets(model: PreTrainedModel, *, wanted: list[str] | str | None) -> list[str] | str:
@@ -59,7 +59,7 @@ def find_lora_targets(model: PreTrainedModel, *, wanted: list[str] | str | None)
 
 def _find_all_linear(model: PreTrainedModel) -> list[str]:
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    output_embeddings = model.get_output_embeddings()
+    output_embeddings = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     chosen = {name for name, module in linear.items() if module is not output_embeddings}
     if not chosen:
         message = f"{PARAM}: the model has no linear layer besides its head; name the layers"

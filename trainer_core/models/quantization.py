@@ -19,7 +19,7 @@ def build_quantization_config(config: Config) -> BitsAndBytesConfig | None:
     param = "load_in_4bit" if config.load_in_4bit else "load_in_8bit"
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelLoadError(f"{param} needs the package bitsandbytes; install it, or set {param}=False", param=param)
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=config.load_in_4bit,
         load_in_8bit=config.load_in_8bit,
         llm_int8_threshold=config.llm_int8_threshold,

@@ -94,5 +94,7 @@ def _load_tokenizer(config: Config, *, adapter: Path) -> PreTrainedTokenizerBase
     """The tokenizer that the adapter was trained with lies beside it, with the chat template that was used."""
     if config.tokenizer_name_or_path is None and (adapter / "tokenizer_config.json").is_file():
         with load_errors(f"the tokenizer in {adapter}", param="lora_model_local_path"):
-            return AutoTokenizer.from_pretrained(adapter, trust_remote_code=config.trust_remote_code)  # type: ignore[no-any-return]
-    return build_tokenizer(config)
+            tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=config.trust_remote_code)
+    else:
+        tokenizer = build_tokenizer(config)
+    return tokenizer

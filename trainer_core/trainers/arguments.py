@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -24,7 +25,7 @@ def build_training_arguments(config: Config, *, events: EventSink) -> TrainingAr
     """
     dtype = choose_dtype(config)
     batch_size = config.per_device_train_batch_size
-    options = {"optim": choose_optimizer(config, events=events)} if config.optim else {}
+    options: dict[str, Any] = {"optim": choose_optimizer(config, events=events)} if config.optim else {}
     return TrainingArguments(
         **options,
         output_dir=config.output_dir,

@@ -38,7 +38,7 @@ def find_constructor_parameters(trainer_cls: type) -> set[str]:
     for each in trainer_cls.__mro__:
         if "__init__" not in vars(each):
             continue
-        parameters = inspect.signature(each.__init__).parameters.values()
+        parameters = inspect.signature(vars(each)["__init__"]).parameters.values()
         names |= {parameter.name for parameter in parameters}
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
             break
@@ -60,6 +60,6 @@ def adapt_compute_loss(trainer: Trainer) -> bool:
     def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         return original(model, inputs, return_outputs=return_outputs)
 
-    trainer.compute_loss = compute_loss
+    trainer.compute_loss = compute_loss  # type: ignore[method-assign]
     trainer.model_accepts_loss_kwargs = False
     return True

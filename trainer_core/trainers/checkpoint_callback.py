@@ -15,7 +15,7 @@ ARGUMENTS_PICKLE = "training_args.bin"
 """Trainer's pickle of its arguments: never needed again, and the place where tokens used to lie."""
 
 
-class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
+class CheckpointCallback(TrainerCallback):
     """After each save: finishes the folder, marks it complete, tells so, and only then deletes older ones."""
 
     def __init__(self, *, events: EventSink, save_total_limit: int, finish_folder: Callable[[Path], None]) -> None:
@@ -30,7 +30,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
             torch.distributed.barrier()
         if not state.is_world_process_zero:
             return
-        output_dir = Path(args.output_dir)
+        output_dir = Path(str(args.output_dir))
         folder = output_dir / f"checkpoint-{state.global_step}"
         self._finish_folder(folder)
         mark_complete(folder)

@@ -14,7 +14,7 @@ _NOT_METRICS = {"num_input_tokens_seen", "train_tokens_per_second", "step"}
 _GIB = 2**30
 
 
-class EventCallback(TrainerCallback):  # type: ignore[misc]
+class EventCallback(TrainerCallback):
     """Emits `progress` (at most once in max(1 s, 0.5 % of the time run)) and `metrics` (each log record)."""
 
     def __init__(self, events: EventSink) -> None:

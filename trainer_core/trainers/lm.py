@@ -16,7 +16,7 @@ IGNORED_LABEL = -100
 _logger = logging.getLogger(__name__)
 
 
-class LMTrainer(Trainer):  # type: ignore[misc]
+class LMTrainer(Trainer):
     """Trains on the model's own loss, normalised by the supervised tokens of the whole optimizer step.
 
     Labels stand at their own token (the model shifts them) and are -100 where nothing is learned. `compute_loss` is

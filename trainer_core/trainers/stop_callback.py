@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trainer_core.steps.context import StopFlag
 
 
-class StopCallback(TrainerCallback):  # type: ignore[misc]
+class StopCallback(TrainerCallback):
     """Saves and stops at the end of the first optimizer step that sees the flag."""
 
     def __init__(self, stop: StopFlag) -> None:

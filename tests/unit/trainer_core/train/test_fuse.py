@@ -55,7 +55,7 @@ def build_tied_llama(folder: Path) -> Path:
     ],
     ids=["llama", "tied", "tied-adapter-on-head", "gpt2"],
 )
-@pytest.mark.filterwarnings("ignore:.*tied.*")
+@pytest.mark.filterwarnings("ignore:.*tied.*", "ignore:Setting `save_embedding_layers`")
 def test_fused_logits_equal_those_with_the_adapter_on(
     make_config: MakeConfig, tmp_path: Path, build_model: Callable[[Path], Path], targets: str | list[str]
 ) -> None:
