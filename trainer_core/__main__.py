@@ -9,7 +9,7 @@ from trainer_core.cli import EXIT_WRONG_CONFIG, RUNNERS, printed_errors
 from trainer_core.config import Config, Step, configs_registry
 from trainer_core.plugins import load_plugins
 
-USAGE = "usage: python -m trainer_core {prepare,train,fuse,quantize} [--flag value …]   (--help after a step: its flags)"
+USAGE = "usage: python -m trainer_core {prepare,train,fuse,quantize} [--flag value …]; after a step --help lists them"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -38,7 +38,8 @@ def evaluate_loss(
     """The loss of a model, with a LoRA adapter on if one is given, on a JSON Lines file.
 
     Rows are rendered by the Config's data set and collator (left at their defaults: by those that fit the first row)
-    and cut at `max_length`, in batches of `per_device_eval_batch_size`. Loads the model on the GPU if there is one. Raises ModelLoadError, DataError.
+    and cut at `max_length`, in batches of `per_device_eval_batch_size`. Loads the model on the GPU if there is one.
+    Raises ModelLoadError, DataError.
     """
     model = load_for_inference(model_path, config, adapter_path=adapter_path)
     tokenizer = load_source_tokenizer(str(model_path), config=config)

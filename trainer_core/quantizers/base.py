@@ -48,7 +48,7 @@ class Quantizer(ABC):
         return load_source_tokenizer(self.source, config=self.config)
 
     def build_model(self) -> "PreTrainedModel":
-        """The model in the precision it was saved in, on the CPU unless `device_map` says else. Raises ModelLoadError."""
+        """The model in its own precision, on the CPU unless `device_map` says else. Raises ModelLoadError."""
         return load_source_model(self.source, config=self.config)
 
     def build_calibration(self) -> "list[Batch]":

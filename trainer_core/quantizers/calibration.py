@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer_core.errors import NetworkError, StepInputError
 from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.datasets.json_lines import write_rows
+from trainer_core.errors import NetworkError, StepInputError
 from trainer_core.rendering import choose_components, render_batches
 
 if TYPE_CHECKING:

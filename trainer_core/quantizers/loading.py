@@ -1,11 +1,12 @@
 """Finding and loading the model that is quantized, and the tokenizer beside it."""
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer_core.errors import QuantizationError
 from trainer_core.models.loading import LoadingChoices, load_model
-from trainer_core.tokenizers import build_tokenizer
+from trainer_core.tokenizers.loading import build_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +53,8 @@ def load_source_model(source: str, *, config: "Config") -> "PreTrainedModel":
 
 def load_source_tokenizer(source: str, *, config: "Config") -> "PreTrainedTokenizerBase":
     """The tokenizer that lies in the model's folder, as training left it there, else the one that the Config names."""
-    folder = Path(source)
-    if any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return build_tokenizer(config, name=source)
-    return build_tokenizer(config)
+    if any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+        config = copy.copy(config)
+        config.tokenizer_name_or_path = source
+    tokenizer: PreTrainedTokenizerBase = build_tokenizer(config)
+    return tokenizer

@@ -27,7 +27,7 @@ MAX_OUTPUT_CHARACTERS = 2000
 def measure_in_fresh_process(
     folder: Path, batches: "Sequence[Batch]", *, trust_remote_code: bool = False
 ) -> EvaluationResult:
-    """The loss of the model in `folder` over the batches. Raises QuantizationError if it cannot be loaded or is not finite."""
+    """The loss of the model in `folder`. Raises QuantizationError if it cannot be loaded or the loss is not finite."""
     with tempfile.TemporaryDirectory(prefix="finesmith-verification-") as scratch:
         rows, result = Path(scratch, "rows.safetensors"), Path(scratch, "result.json")
         _write_batches(rows, batches)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.enums import Step
 from trainer_core.errors import DeviceMemoryError
 from trainer_core.evaluation import EvaluationResult, measure_loss
@@ -14,7 +15,6 @@ from trainer_core.quantizers import quantizers_registry
 from trainer_core.quantizers.calibration import find_calibration_rows
 from trainer_core.quantizers.loading import find_model_source
 from trainer_core.quantizers.verification import measure_in_fresh_process
-from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.rendering import render_batches
 from trainer_core.steps.context import ArtifactFolder, StepContext, StepResult
 
@@ -49,9 +49,7 @@ def quantize(config: "Config", *, context: StepContext | None = None) -> StepRes
     try:
         return _run(quantizer)
     except torch.OutOfMemoryError as error:
-        message = (
-            f"the GPU's memory ran out while quantizing; lower max_length or quantization_max_samples ({error})"
-        )
+        message = f"the GPU's memory ran out while quantizing; lower max_length or quantization_max_samples ({error})"
         raise DeviceMemoryError(message) from error
 
 
@@ -68,9 +66,7 @@ def _run(quantizer: "Quantizer") -> StepResult:
     try:
         quantizer.save(partial)
         _free_memory(quantizer)
-        after = measure_in_fresh_process(
-            partial, batches, trust_remote_code=quantizer.config.trust_remote_code
-        )
+        after = measure_in_fresh_process(partial, batches, trust_remote_code=quantizer.config.trust_remote_code)
         _warn_if_worse(quantizer, before=before, after=after)
         _publish(partial, target)
     finally:
