@@ -122,6 +122,7 @@ def _open_upload(path: str, *, role: Role, label: str, target: Path) -> RowFile:
     rows = RowsOnDisk(file, label=label)
     if not rows:
         raise DataError(f"{label}: the file has no rows", param=label)
+    rows.check()
     return RowFile(role=role, rows=rows, num_rows=len(rows), label=label, target=target)
 
 

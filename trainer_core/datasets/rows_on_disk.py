@@ -67,6 +67,11 @@ class RowsOnDisk(Sequence[RawSample]):
             file.seek(start)
             return file.read(end - start)
 
+    def check(self) -> None:
+        """Raises DataError naming the first line that is not JSON."""
+        for _ in self:
+            pass
+
     def get_line_number(self, index: int) -> int:
         """The line, from 1, on which a row stands."""
         return self._line_numbers[index]

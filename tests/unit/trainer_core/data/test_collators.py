@@ -61,8 +61,7 @@ def test_a_cut_sample_fits_and_still_teaches_or_is_refused(
     collator = collator_class(TOKENIZERS[bos], max_length)
     try:
         batch = collator([{"text_parts": parts}])
-    except SampleError as error:
-        assert error.position == 0
+    except SampleError:
         whole = collator_class(TOKENIZERS[bos], 10_000)
         is_teachable = bool(whole.encode_whole([{"text_parts": parts}])[0][0].num_targets)  # type: ignore[attr-defined]
         assert max_length <= 2 or not is_teachable

@@ -279,7 +279,7 @@ def test_the_first_row_calls_for_its_components(row: Any, keys: dict[str, str], 
 
 @pytest.mark.parametrize("row", [{"prompt": "a"}, {}, [], "text"])
 def test_a_row_of_no_known_shape_is_an_error_that_names_the_shapes(row: Any) -> None:
-    with pytest.raises(DataError, match="'messages'.*'text_parts' or 'text'"):
+    with pytest.raises(DataError, match=r"'messages'.*'text_parts' or 'text'"):
         infer_data_keys(Config(), row)
 
 

@@ -1,0 +1,199 @@
+"""Staging against a local hub, each time in a fresh process: huggingface_hub reads its environment when imported."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fake_hub import FakeHub
+from trainer_core.config import Config, Step
+from trainer_core.errors import ModelLoadError
+from trainer_core.job_spec import StepInputs
+from trainer_core.staging import stage_hub_inputs
+
+ROOT = Path(__file__).parents[4]
+SCRIPT = """
+import dataclasses, json, sys
+from trainer_core.config import build_config
+from trainer_core.errors import TrainerError
+from trainer_core.staging import stage_hub_inputs
+for config, steps in json.loads(sys.argv[1]):
+    try:
+        answer = dataclasses.asdict(stage_hub_inputs(build_config(config), steps))
+    except TrainerError as error:
+        answer = {"code": error.code, "param": error.param, "message": error.message}
+    answer["heavy"] = sorted({"torch", "transformers", "numpy"} & set(sys.modules))
+    print(json.dumps(answer))
+"""
+LOAD_OFFLINE = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[2])
+"""
+
+Stage = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with FakeHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def run_python(hub: FakeHub, tmp_path: Path) -> Callable[..., str]:
+    """Runs code in a process that knows only the local hub."""
+
+    def run(code: str, *arguments: str, **variables: str) -> str:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        known = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env={**clean, **known, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def stage(run_python: Callable[..., str]) -> Stage:
+    """Stages for each Config in one fresh process, and returns the answers, or the errors, as fields."""
+
+    def run(*configs: dict[str, Any], steps: str = "prepare", **variables: str) -> list[dict[str, Any]]:
+        asked = json.dumps([[config, [steps]] for config in configs])
+        answers = [json.loads(line) for line in run_python(SCRIPT, asked, **variables).splitlines()]
+        assert [answer.pop("heavy") for answer in answers] == [[]] * len(configs)
+        return answers
+
+    return run
+
+
+def test_a_sharded_model_is_staged_at_one_commit_and_loads_offline(
+    hub: FakeHub, stage: Stage, run_python: Callable[..., str], tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    source = tmp_path / "sharded"
+    shutil.copytree(tiny_model, source)
+    (source / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(source, max_shard_size="500KB")
+    assert (source / "model.safetensors.index.json").is_file()
+    for unwanted in ("pytorch_model.bin", "consolidated.00.safetensors", "run.py"):
+        (source / unwanted).write_bytes(b"unwanted")
+    (source / "onnx").mkdir()
+    (source / "onnx" / "config.json").write_bytes(b"unwanted")
+    sha = hub.add_commit("acme/model", source)
+    hub.add_commit("acme/tokenizer", tiny_model)
+
+    (staged,) = stage({"model_name_or_path": "acme/model", "tokenizer_name_or_path": "acme/tokenizer"})
+
+    assert staged["revisions"]["acme/model"] == sha == Path(staged["model"]).name
+    assert set(staged["revisions"]) == {"acme/model", "acme/tokenizer"}
+    names = {path.name for path in Path(staged["model"]).iterdir()}
+    assert {"config.json", "model.safetensors.index.json", "tokenizer.json"} <= names
+    assert not {"pytorch_model.bin", "consolidated.00.safetensors", "run.py", "onnx"} & names
+    assert not any(name.endswith(".safetensors") for name in os.listdir(staged["tokenizer"]))
+    run_python(LOAD_OFFLINE, staged["model"], staged["tokenizer"], HF_HUB_OFFLINE="1")
+
+
+def test_what_was_fetched_is_used_when_the_hub_is_gone(hub: FakeHub, stage: Stage, tiny_model: Path) -> None:
+    hub.add_commit("acme/model", tiny_model)
+    config = {"model_name_or_path": "acme/model"}
+    first, again = stage(config, config)
+    num_downloads = len(hub.downloads)
+
+    (unreachable,) = stage(config, HF_ENDPOINT="http://127.0.0.1:9")
+    offline, as_folder = stage(config, {"model_name_or_path": first["model"]}, HF_HUB_OFFLINE="1")
+
+    assert first == again == unreachable == offline
+    assert as_folder["revisions"] == first["revisions"]
+    assert len(hub.downloads) == num_downloads
+
+
+def test_a_revision_is_followed(hub: FakeHub, stage: Stage, tiny_model: Path) -> None:
+    old = hub.add_commit("acme/model", tiny_model)
+    new = hub.add_commit("acme/model", tiny_model)
+    config = {"model_name_or_path": "acme/model"}
+
+    newest, older, wrong = stage(config, {**config, "model_revision": old}, {**config, "model_revision": "nowhere"})
+
+    assert (newest["revisions"], older["revisions"]) == ({"acme/model": new}, {"acme/model": old})
+    assert (wrong["code"], wrong["param"]) == ("model_not_loadable", "model_revision")
+
+
+def test_what_cannot_be_staged_is_an_error_that_names_the_option(hub: FakeHub, stage: Stage, tiny_model: Path) -> None:
+    hub.add_commit("acme/private", tiny_model, token="hub-secret")
+    hub.add_commit("acme/pickled", {"config.json": b"{}", "pytorch_model.bin": b""})
+    words_of = {
+        "acme/none": "neither a folder here nor a repository",
+        "/no/such/folder": "there is no folder '/no/such/folder'",
+        "acme/private": "that the token given can read",
+        "acme/pickled": "has no weights as safetensors",
+    }
+
+    *answers, with_token = stage(
+        *({"model_name_or_path": name} for name in words_of),
+        {"model_name_or_path": "acme/private", "huggingface_hub_token": "hub-secret"},
+    )
+
+    for answer, words in zip(answers, words_of.values(), strict=True):
+        assert (answer["code"], answer["param"]) == ("model_not_loadable", "model_name_or_path")
+        assert words in answer["message"]
+    assert Path(with_token["model"], "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "model_not_loadable", "HF_HUB_OFFLINE forbids"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "network", "could not be fetched from http://127.0.0.1:9"),
+    ],
+)
+def test_without_a_hub_what_is_not_cached_cannot_be_staged(
+    stage: Stage, variables: dict[str, str], code: str, words: str
+) -> None:
+    (answer,) = stage({"model_name_or_path": "acme/none"}, **variables)
+    assert (answer["code"], answer["param"]) == (code, "model_name_or_path")
+    assert words in answer["message"]
+
+
+def test_an_adapter_is_staged_for_fuse_alone(hub: FakeHub, stage: Stage, tiny_model: Path) -> None:
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"", "optimizer.pt": b""}
+    sha = hub.add_commit("acme/adapter", files)
+    config = {"model_name_or_path": str(tiny_model), "lora_hub_model_id": "acme/adapter", "apply_lora": True}
+
+    (staged,) = stage(config, steps="fuse")
+
+    assert sorted(os.listdir(staged["adapter"])) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert staged["revisions"] == {"acme/adapter": sha}
+    plain = Config(**config)
+    assert stage_hub_inputs(plain, (Step.TRAIN, Step.FUSE)).adapter is None
+
+
+def test_a_local_folder_stays_where_it_is(tiny_model: Path) -> None:
+    config = Config(model_name_or_path=str(tiny_model), tokenizer_name_or_path=str(tiny_model))
+    staged = stage_hub_inputs(config, (Step.PREPARE, Step.TRAIN))
+    assert (staged.model, staged.tokenizer, staged.revisions) == (str(tiny_model), str(tiny_model), {})
+
+
+def test_a_model_that_is_given_is_not_fetched() -> None:
+    config = Config(model_name_or_path="acme/none")
+    assert stage_hub_inputs(config, (Step.QUANTIZE,), inputs=StepInputs(model="/given")).model is None
+
+
+def test_a_local_adapter_must_be_one(tiny_model: Path) -> None:
+    config = Config(model_name_or_path=str(tiny_model), lora_model_local_path=str(tiny_model), apply_lora=True)
+    with pytest.raises(ModelLoadError, match="adapter_config") as caught:
+        stage_hub_inputs(config, (Step.FUSE,))
+    assert caught.value.param == "lora_model_local_path"
