@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,27 +16,34 @@ if TYPE_CHECKING:
 
 def generate_answer(
     model_path: str | Path,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, str]] | str,
     config: "Config",
     *,
     adapter_path: str | Path | None = None,
     max_new_tokens: int = 64,
 ) -> str:
-    """The likeliest answer to `messages` (role and content each), without the tokens that end a turn.
+    """The likeliest answer to `messages` (role and content each), or continuation of a text, special tokens left out.
 
     Loads the model; greedy, so that the same model gives the same answer. Raises ModelLoadError, and DataError for a
     tokenizer without a chat template.
     """
     tokenizer = load_source_tokenizer(str(model_path), config=config)
-    if tokenizer.chat_template is None:
-        raise DataError("the tokenizer has no chat template, so that it cannot render messages")
+    rendered = _render(tokenizer, messages)
     model = load_for_inference(model_path, config, adapter_path=adapter_path)
-    prompt = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(model.device)
+    prompt = rendered.to(model.device)
     with torch.no_grad():
         output = model.generate(
             **prompt, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
     answer = output[0, prompt["input_ids"].shape[1] :]
     return str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]] | str) -> Any:
+    if isinstance(messages, str):
+        return tokenizer(messages, return_tensors="pt", return_token_type_ids=False)
+    if tokenizer.chat_template is None:
+        raise DataError("the tokenizer has no chat template, so that it cannot render messages")
+    return tokenizer.apply_chat_template(
+        [dict(message) for message in messages], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
