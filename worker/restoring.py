@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.storage import Storage
 from trainer_core.atomic_file import write_atomically
-from trainer_core.checkpoints import newest_complete_checkpoint, read_completion
+from trainer_core.checkpoints import mark_complete, newest_complete_checkpoint, read_completion
 from trainer_core.enums import Step
 from trainer_core.job_spec import JobSpec
 from trainer_core.markers import DoneMarker, has_all_files, read_marker
@@ -58,6 +58,9 @@ class AttemptRestorer:
             return False
         if not has_all_files(self._workspace, marker):
             return False
+        if step is Step.TRAIN:
+            # What counts among the outputs of training is what carries this mark; it is no artifact itself.
+            mark_complete(self._workspace.outputs, with_subfolders=False)
         write_atomically(self._workspace.marker(step), marker.to_json())
         return True
 

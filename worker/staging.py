@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class InputStager:
             raise StepInputError(f"the input {path.name} is damaged in storage: its sha256 differs")
 
 
-def resolve_local_names(config: "dict[str, JsonValue] | JsonValue", settings: Settings) -> dict[str, JsonValue]:
+def resolve_local_names(config: Mapping[str, JsonValue], settings: Settings) -> dict[str, JsonValue]:
     """Returns the config without secrets, and with the paths of what it names as `local:<name>`."""
     roots = {
         "model_name_or_path": settings.model_root,
@@ -140,7 +140,8 @@ def _resolve_local_name(value: str, *, root: Path | None, field: str) -> Path:
     name = value.removeprefix(_LOCAL_PREFIX)
     if root is None:
         raise StepInputError(f"{field}: this worker has no folder for {value!r}", param=field)
-    path = (root.expanduser().absolute() / name).resolve()
-    if not name or Path(name).name != name or not path.exists():
+    path = root.expanduser().absolute() / name
+    if name in ("", ".", "..") or Path(name).name != name or not path.exists():
         raise StepInputError(f"{field}: this worker has no {value!r}", param=field)
-    return path
+    # An administrator may keep a model elsewhere behind a link.
+    return path.resolve()

@@ -244,3 +244,21 @@ def until() -> Callable[..., Any]:
 @pytest.fixture
 def alive() -> Callable[[int], bool]:
     return is_alive
+
+
+@pytest.fixture
+def build_installation(short_folder: Path) -> Iterator[Callable[..., Installation]]:
+    """Builds installations whose settings differ."""
+    built: list[Installation] = []
+
+    def build(name: str, **settings: object) -> Installation:
+        folder = short_folder / name
+        folder.mkdir()
+        installation = Installation(folder, **settings)
+        built.append(installation)
+        installation.start_valkey()
+        return installation
+
+    yield build
+    for installation in built:
+        installation.close()
