@@ -90,7 +90,7 @@ class KeptEvents:
 
     def emit(
         self,
-        type: str,  # noqa: A002 - the field's name in an event
+        type: str,
         *,
         message: str = "",
         level: str = "info",
