@@ -1,7 +1,7 @@
 """For machines that watch this one: is it alive, can it take jobs, what does it count."""
 
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request, Security
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -12,7 +12,7 @@ from app.api.deps import ServicesDep
 from app.api.instruments import Instruments
 from app.api.rendering import json_response
 from app.api.responses import error_responses, example_of
-from app.auth import require_metrics_access
+from app.auth import MetricsBearer
 from app.states import JobStatus
 
 log = structlog.get_logger("finesmith.api")
@@ -67,7 +67,7 @@ async def get_readiness(services: ServicesDep) -> Response:
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    dependencies=[Depends(require_metrics_access)],
+    dependencies=[Security(MetricsBearer())],
     responses={
         200: {
             "description": "Prometheus' text format.",
