@@ -18,6 +18,7 @@ from trainer_core.host_memory import count_oom_kills
 from trainer_core.outcome import Failure, read_result
 from trainer_core.watchdog import become_subreaper
 from trainer_core.workspace import Workspace
+from worker.disk_relief import DiskReserve, make_room
 from worker.drain import DrainFlag
 from worker.environment import build_pipeline_environment
 from worker.event_pump import EventPump
@@ -32,7 +33,7 @@ from worker.pump_thread import PumpThread
 from worker.restoring import AttemptRestorer
 from worker.services import Services
 from worker.staging import InputStager
-from worker.workspaces import make_workspace, remove_folder, remove_partial_outputs, set_aside
+from worker.workspaces import make_workspace, remove_folder, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Supervisor:
         self._services = services
         self._host = host
         self._keeper = LeaseKeeper(services.jobs, job_id=claim.job_id, attempt=claim.attempt)
+        self._reserve = DiskReserve(services.settings.data_dir)
         self._watch = JobWatch(
             keeper=self._keeper,
             drain=host.drain,
@@ -147,6 +149,9 @@ class Supervisor:
             thread.start()
         try:
             outcome = self._run_pipeline(workspace)
+            if _is_disk_full(outcome):
+                # The database may lie on the same disk: without room it takes down neither events nor the end.
+                make_room(workspace, reserve=self._reserve)
             event_pumping.finish()
             log_pumping.finish(timeout_seconds=_LOG_DRAIN_SECONDS)
             publishing.finish()
@@ -225,12 +230,11 @@ class Supervisor:
         if workspace is None:
             self._write_outcome(outcome)
             return
-        if outcome.error is not None and outcome.error.code == DiskFullError.code:
-            # The database may lie on the same disk: without room it could not even take down that there is none.
-            remove_partial_outputs(workspace)
         is_over = outcome.kind in ("succeeded", "cancelled") or (outcome.kind == "failed" and not outcome.retryable)
         # Before the outcome is written: after it, a retry may begin in the same folder.
         aside = set_aside(workspace) if is_over else None
+        if aside is not None and _is_disk_full(outcome):
+            remove_folder(aside)
         status = self._write_outcome(outcome)
         if aside is None and status in FINAL_STATUSES:
             aside = set_aside(workspace)
@@ -257,6 +261,10 @@ class _StoppedEarly(Exception):
     def __init__(self, reason: StopReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+def _is_disk_full(outcome: Outcome) -> bool:
+    return outcome.error is not None and outcome.error.code == DiskFullError.code
 
 
 def _describe_fault(error: Exception) -> Outcome:

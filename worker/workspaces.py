@@ -6,9 +6,6 @@ import time
 from pathlib import Path
 
 from app.settings import Settings
-from trainer_core.checkpoints import list_checkpoints, read_completion
-from trainer_core.enums import STEP_ORDER
-from trainer_core.markers import read_marker
 from trainer_core.workspace import Workspace
 
 _FOLDER = "workspaces"
@@ -43,19 +40,3 @@ def remove_leftovers(settings: Settings) -> None:
     """Removes what a killed worker had set aside and not removed."""
     for folder in (settings.data_dir / _FOLDER).glob(f"{_REMOVED_PREFIX}*"):
         remove_folder(folder)
-
-
-def remove_partial_outputs(workspace: Workspace) -> None:
-    """Removes what unfinished steps left behind, to make room on a full disk: their next run starts anew."""
-    finished = {
-        folder.root
-        for step in STEP_ORDER
-        if (marker := read_marker(workspace, step)) is not None
-        for folder in marker.folders
-    }
-    for checkpoint in list_checkpoints(workspace.outputs):
-        if read_completion(checkpoint) is None:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    for folder in (workspace.train_data.parent, workspace.fused, workspace.quantized):
-        if folder.name not in finished:
-            shutil.rmtree(folder, ignore_errors=True)

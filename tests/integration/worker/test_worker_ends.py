@@ -143,21 +143,27 @@ def test_an_attempt_that_lost_its_lease_is_killed_and_writes_nothing(installatio
     assert [event.type for event in installation.events(job_id)][-1] == "job.requeued"
 
 
+@pytest.fixture
+def small_disk(short_folder):
+    folder = short_folder / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_fails_the_job_and_the_worker_lives(installation, tmp_path):
-    small_disk = tmp_path / "disk"
-    small_disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small_disk)], check=True)
-    try:
-        worker = installation.start_worker(data_dir=small_disk)
-        job_id = installation.submit({"train": {"fill_disk": True}})
-        job = installation.wait(job_id)
-        assert (job.status, job.error.code, job.error.step) == (JobStatus.FAILED, "disk_full", "train")
-        following = installation.wait(installation.submit({}, steps=["prepare"]))
-        assert following.status is JobStatus.SUCCEEDED
-        worker.kill()
-    finally:
-        subprocess.run(["umount", "-l", str(small_disk)], check=True)
+def test_a_job_that_fills_the_disk_of_the_database_too_fails_and_the_next_one_runs(small_disk, build_installation):
+    installation = build_installation("small/all")
+    installation.start_worker()
+
+    job = installation.wait(installation.submit({"train": {"fill_disk": True}}))
+
+    assert (job.status, job.error.code, job.error.step) == (JobStatus.FAILED, "disk_full", "train")
+    assert [step.status for step in job.steps] == ["succeeded", "failed"]
+    following = installation.wait(installation.submit({}, steps=["prepare"]))
+    assert following.status is JobStatus.SUCCEEDED
+    installation.close()
 
 
 def test_a_job_reaches_running_at_once_on_an_idle_worker(installation):
