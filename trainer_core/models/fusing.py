@@ -109,7 +109,8 @@ def _fit_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:
 
 def _untie_targeted_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:
     """An adapter on the head alone, merged into a weight that the embeddings share, would change these too."""
-    head, embeddings = _get_head(base), base.get_input_embeddings()
+    head = _get_head(base)
+    embeddings: Any = base.get_input_embeddings()
     if head is None or head.weight is not embeddings.weight:
         return
     names = [name for name in (_find_name(base, head), _find_name(base, embeddings)) if name]

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from trainer_core.checkpoints import newest_complete_adapter
+from trainer_core.checkpoints import ADAPTER_CONFIG, newest_complete_adapter
 from trainer_core.config import Config
 from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, Problem, StepInputError
@@ -26,8 +26,9 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
     The merge runs on the CPU unless `device_map` says otherwise. Raises StepInputError without an adapter, FuseError
     for one that cannot be merged rightly.
     """
+    in_job = context is not None
     context = context or StepContext.for_script(Step.FUSE)
-    adapter = find_adapter(config, context=context)
+    adapter = find_adapter(config, context=context, in_job=in_job)
     folder = Path(config.resolved_fused_path)
     with resource_errors("fusing"):
         facts = read_adapter(adapter)
@@ -52,9 +53,13 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
     )
 
 
-def find_adapter(config: Config, *, context: StepContext) -> Path:
+def find_adapter(config: Config, *, context: StepContext, in_job: bool) -> Path:
     """The folder of the adapter to fuse: the one given to the job, the Config's, else the newest whole one below
-    `output_dir`. Raises StepInputError when there is none, ConfigError when the base is asked for in 4 or 8 bits."""
+    `output_dir`. Raises StepInputError when there is none, ConfigError when the base is asked for in 4 or 8 bits.
+
+    In a job the step train has ended when fuse begins, so that the adapter in `output_dir` itself is its whole result,
+    also where it was brought from storage without its marker.
+    """
     given = context.inputs.adapter or config.lora_model_local_path
     if given is not None or config.lora_hub_model_id is not None:
         _refuse_quantized_base(config)
@@ -63,7 +68,8 @@ def find_adapter(config: Config, *, context: StepContext) -> Path:
     if config.lora_hub_model_id is not None:
         return _download_adapter(config.lora_hub_model_id, token=config.huggingface_hub_token)
     # The adapter was trained by this very Config: load_in_4bit is about its training, and the base is fused in 16 bits.
-    trained = newest_complete_adapter(config.output_dir)
+    is_in_root = in_job and (Path(config.output_dir) / ADAPTER_CONFIG).is_file()
+    trained = Path(config.output_dir) if is_in_root else newest_complete_adapter(config.output_dir)
     if trained is None:
         message = (
             f"there is no adapter to fuse: {config.output_dir} holds none that is whole; train one, or give "

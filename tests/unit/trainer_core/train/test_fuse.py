@@ -19,7 +19,7 @@ from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, FuseError, ModelLoadError, StepInputError
 from trainer_core.job_spec import StepInputs
 from trainer_core.steps.context import StepContext
-from trainer_core.steps.fuse import fuse
+from trainer_core.steps.fuse import find_adapter, fuse
 from trainer_core.steps.train import train
 
 MakeConfig = Callable[..., Config]
@@ -161,14 +161,12 @@ def test_an_untrained_adapter_is_fused_with_a_warning(
 def test_the_adapter_comes_from_the_job_then_the_config_then_the_newest_whole_one(
     make_config: MakeConfig, trained: Path, tmp_path: Path, events: RecordedEvents
 ) -> None:
-    def used(config: Config, adapter: Path | None) -> str:
+    def used(config: Config, adapter: Path | None, in_job: bool = False) -> str:
         inputs = StepInputs(adapter=str(adapter) if adapter else None)
-        fuse(config, context=StepContext(Step.FUSE, events, inputs))
-        return str(events.of_type("decision")[-1]["adapter"])
+        return str(find_adapter(config, context=StepContext(Step.FUSE, events, inputs), in_job=in_job))
 
     copy = damage(trained, tmp_path / "copy", dict)
-    newest = damage(trained, tmp_path / "outputs", dict) if not (tmp_path / "outputs").exists() else None
-    assert newest is not None
+    newest = damage(trained, tmp_path / "outputs", dict)
     half_written = damage(trained, tmp_path / "outputs" / "checkpoint-9", dict)
     mark_complete(newest, with_subfolders=False)
     assert used(make_config(lora_model_local_path=str(copy)), trained) == str(trained)
@@ -177,6 +175,8 @@ def test_the_adapter_comes_from_the_job_then_the_config_then_the_newest_whole_on
     assert used(make_config(), None) == str(newest)
     mark_complete(half_written)
     assert used(make_config(), None) == str(half_written)
+    (newest / "COMPLETE").unlink()
+    assert used(make_config(), None, in_job=True) == str(newest)
 
 
 def test_without_an_adapter_the_ways_to_give_one_are_named(make_config: MakeConfig) -> None:
