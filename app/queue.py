@@ -9,7 +9,8 @@ from celery import Celery
 from app.breaker import Breaker
 
 RUN_JOB_TASK = "finesmith.run_job"
-SEND_TIMEOUT_SECONDS = 0.4
+# Twice this, because kombu tries a silent server two times: half a second in all.
+SEND_TIMEOUT_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +62,18 @@ class WakeupQueue:
         self._breaker = Breaker()
         self._celery = Celery("finesmith", set_as_current=False)
         settings = celery_settings(redis_url)
-        options = {"socket_timeout": SEND_TIMEOUT_SECONDS, "socket_connect_timeout": SEND_TIMEOUT_SECONDS}
         self._celery.conf.update(settings, broker_pool_limit=40, broker_connection_timeout=SEND_TIMEOUT_SECONDS)
         self._celery.conf.broker_transport_options = {
             "global_keyprefix": "finesmith:",
             "health_check_interval": 15,
-            **options,
+            "socket_timeout": SEND_TIMEOUT_SECONDS,
+            "socket_connect_timeout": SEND_TIMEOUT_SECONDS,
+            # Connecting is else retried for seconds, whatever `retry=False` says.
+            "connect_retries_timeout": 0,
+            "interval_start": 0,
+            "interval_step": 0,
+            "interval_max": 0,
+            "max_retries": 1,
         }
 
     def send(self, job_id: str, worker_id: str) -> bool:

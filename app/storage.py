@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,16 +60,11 @@ class Storage:
         path = self._path(key)
         if self._is_local:
             return self._write_local(path, chunks)
-        stream = self._fs.open(path, "wb", autocommit=False)
-        try:
-            written = _copy(chunks, stream)
-            stream.close()
-        except BaseException:
-            stream.discard()
-            # Else the stream's finalizer closes it, which would complete the upload.
-            stream.closed = True
-            raise
-        stream.commit()
+        # Not every store can break an upload off: it begins when all is there.
+        with tempfile.NamedTemporaryFile(prefix="finesmith-") as spooled:
+            written = _copy(chunks, cast(BinaryIO, spooled))
+            spooled.flush()
+            self._fs.put_file(spooled.name, path)
         return written
 
     def fetch_file(self, key: str, local: Path) -> None:

@@ -1,0 +1,46 @@
+"""The schema: made and unmade by the migrations, and the same as the tables say."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from app.db.migrate import downgrade, upgrade
+from app.db.models import metadata
+from app.db.session import build_engine
+
+
+def list_tables(url: str) -> set[str]:
+    engine = build_engine(url)
+    try:
+        return set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def test_upgrade_makes_every_table_and_downgrade_removes_them(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    assert list_tables(empty_database_url) == {*metadata.tables, "alembic_version"}
+    downgrade(empty_database_url, "base")
+    assert list_tables(empty_database_url) == {"alembic_version"}
+
+
+def test_upgrade_of_an_up_to_date_database_changes_nothing(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    upgrade(empty_database_url)
+    assert list_tables(empty_database_url) >= set(metadata.tables)
+
+
+def test_migrated_schema_is_what_the_tables_say(database_url: str) -> None:
+    engine = build_engine(database_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_two_may_upgrade_at_once(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(upgrade, [empty_database_url] * 2))
+    assert list_tables(empty_database_url) >= set(metadata.tables)

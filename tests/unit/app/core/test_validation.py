@@ -1,0 +1,205 @@
+"""What is refused before the queue, and how it is named."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.jobs.catalogue import BUILT_IN_REGISTRIES, Catalogue, built_in_catalogue
+from app.jobs.commands import JobSubmission
+from app.jobs.errors import InvalidSubmission, Problem
+from app.jobs.views import Resources
+from tests.support.installation import CONFIG, OWNER, CoreInstallation, open_installation
+
+
+def find_problems(core: CoreInstallation, config: Mapping[str, Any] | None = None, **fields: Any) -> list[Problem]:
+    submission = JobSubmission(config={**CONFIG, **(config or {})}, **fields)
+    problems = core.jobs.validate(OWNER, submission).problems
+    if problems:
+        with pytest.raises(InvalidSubmission):
+            core.jobs.submit(OWNER, submission)
+    else:
+        core.jobs.submit(OWNER, submission)
+    return list(problems)
+
+
+@pytest.mark.parametrize(
+    ("config", "param", "message"),
+    [
+        ({"lora_rang": 4}, "config.lora_rang", "'lora_rank'"),
+        ({"lora_rank": "many"}, "config.lora_rank", "lora_rank"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "config.load_in_4bit", "exclude each other"),
+        ({"output_dir": "/etc"}, "config.output_dir", "artifacts"),
+        ({"train_local_path_to_data": "/x"}, "config.train_local_path_to_data", "training_file"),
+        ({"path_to_env_file": "/root/.env"}, "config.path_to_env_file", "huggingface_hub_token"),
+        ({"local_rank": 1}, "config.local_rank", "resources.gpus"),
+        ({"single_gpu": True}, "config.single_gpu", "resources.gpus"),
+        ({"trainer_key": "lmm"}, "config.trainer_key", "'lm'"),
+        ({"config_key": "mine"}, "config.config_key", "configs_registry"),
+        ({"model_name_or_path": "/models/llama"}, "config.model_name_or_path", "owner/name"),
+        ({"model_name_or_path": "../x"}, "config.model_name_or_path", "owner/name"),
+        ({"model_name_or_path": "local:../x"}, "config.model_name_or_path", "owner/name"),
+        ({"model_name_or_path": "local:.."}, "config.model_name_or_path", "owner/name"),
+        ({"model_name_or_path": "local:x"}, "config.model_name_or_path", "FINESMITH_MODEL_ROOT"),
+        ({"tokenizer_name_or_path": "gpt2"}, "config.tokenizer_name_or_path", "owner/name"),
+        ({"lora_hub_model_id": "x"}, "config.lora_hub_model_id", "owner/name"),
+        ({"trust_remote_code": True}, "config.trust_remote_code", "administrator"),
+        ({"quantization_dataset_id": "rows"}, "config.quantization_dataset_id", "file's id"),
+        ({"quantization_dataset_id": "file-nope"}, "config.quantization_dataset_id", "no such file"),
+        ({"collator_separator": "a\0b"}, "config.collator_separator", "NUL"),
+        ({"dataset_key": "general"}, "training_file", "brings no data"),
+    ],
+)
+def test_config_is_refused_naming_the_key(
+    core: CoreInstallation, config: dict[str, Any], param: str, message: str
+) -> None:
+    found = {problem.param: problem.message for problem in find_problems(core, config)}
+    assert list(found) == [param]
+    assert message in found[param]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"steps": ["train", "prepare"]}, "steps", "order"),
+        ({"steps": ["prepair"]}, "steps", "'prepare'"),
+        ({"steps": []}, "steps", "at least one"),
+        ({"steps": ["fuse"]}, "steps", "adapter"),
+        ({"training_file": "file-nope"}, "training_file", "no such file"),
+        ({"training_file": "file-" + "0" * 26}, "training_file", "no such file"),
+        ({"validation_file": "file-nope"}, "validation_file", "no such file"),
+        ({"input_job": "job-nope"}, "input_job", "no such job"),
+        ({"priority": 101}, "priority", "-100 and 100"),
+        ({"max_attempts": 0}, "max_attempts", "1 and 100"),
+        ({"max_runtime_seconds": 0}, "max_runtime_seconds", "above 0"),
+        ({"max_runtime_seconds": float("nan")}, "max_runtime_seconds", "above 0"),
+        ({"resources": Resources(gpus=-1)}, "resources.gpus", "0 or more"),
+        ({"name": ""}, "name", "1 to 256"),
+        ({"name": "a\0"}, "name", "1 to 256"),
+        ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "16 pairs"),
+        ({"metadata": {"": "x"}}, "metadata", "1 to 64"),
+        ({"metadata": {"a": "x" * 513}}, "metadata", "512"),
+        ({"metadata": {"a": "\ud800"}}, "metadata", "512"),
+    ],
+)
+def test_submission_is_refused_naming_the_field(
+    core: CoreInstallation, fields: dict[str, Any], param: str, message: str
+) -> None:
+    found = {problem.param: problem.message for problem in find_problems(core, **fields)}
+    assert list(found) == [param]
+    assert message in found[param]
+
+
+def test_all_problems_are_found_at_once(core: CoreInstallation) -> None:
+    problems = find_problems(
+        core,
+        {"lora_rang": 1, "output_dir": "x", "dataset_key": "chatt", "lora_rank": 0, "model_name_or_path": "x"},
+        steps=["train", "prepare"],
+        training_file="file-x",
+        priority=1000,
+    )
+    assert {problem.param for problem in problems} == {
+        "config.lora_rang",
+        "config.output_dir",
+        "config.dataset_key",
+        "config.lora_rank",
+        "config.model_name_or_path",
+        "steps",
+        "training_file",
+        "priority",
+    }
+
+
+def test_wrong_secret_is_not_repeated(core: CoreInstallation) -> None:
+    problems = find_problems(core, {"huggingface_hub_token": ["hf_secret"]})
+    assert [problem.param for problem in problems] == ["config.huggingface_hub_token"]
+    assert "hf_secret" not in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ('{"messages": []}', "chat"),
+        ('{"text_parts": []}', "general"),
+        ('{"text": ""}', "general"),
+        ('{"prompt": ""}', None),
+    ],
+)
+def test_data_set_is_chosen_by_the_first_row(core: CoreInstallation, row: str, key: str | None) -> None:
+    file = core.upload(row)
+    config = {name: value for name, value in CONFIG.items() if name != "dataset_key"}
+    checked = core.jobs.validate(OWNER, JobSubmission(config=config, training_file=file.id))
+    if key is None:
+        assert [problem.param for problem in checked.problems] == ["training_file"]
+    else:
+        assert (checked.problems, checked.config["dataset_key"]) == ((), key)
+
+
+def test_given_data_set_is_not_overruled(core: CoreInstallation) -> None:
+    file = core.upload('{"messages": []}')
+    assert core.submit(training_file=file.id).config["dataset_key"] == "soda"
+
+
+def test_local_model_is_a_folder_below_the_model_root(tmp_path: Path) -> None:
+    (tmp_path / "models" / "llama").mkdir(parents=True)
+    (tmp_path / "models" / "file").touch()
+    with open_installation(tmp_path, model_root=tmp_path / "models") as core:
+        from app.db.migrate import upgrade
+
+        upgrade(core.settings.database_url)
+        for name, expected in (("llama", 0), ("nope", 1), ("file", 1)):
+            assert len(find_problems(core, {"model_name_or_path": f"local:{name}"})) == expected
+
+
+def test_trusted_code_needs_the_listed_commit(tmp_path: Path) -> None:
+    with open_installation(tmp_path, trusted_model_code="owner/model@abc, a/b@c") as core:
+        from app.db.migrate import upgrade
+
+        upgrade(core.settings.database_url)
+        assert len(find_problems(core, {"trust_remote_code": True})) == 1
+        assert find_problems(core, {"trust_remote_code": True, "model_revision": "abc"}) == []
+
+
+def test_gpus_beyond_every_host_are_refused(core: CoreInstallation) -> None:
+    assert find_problems(core, resources=Resources(gpus=8)) == []
+    core.add_worker(num_gpus=2)
+    [problem] = find_problems(core, resources=Resources(gpus=3))
+    assert (problem.param, "2" in problem.message) == ("resources.gpus", True)
+
+
+def test_input_job_must_have_ended_and_published_something(core: CoreInstallation) -> None:
+    job = core.submit()
+    assert [p.code for p in find_problems(core, input_job=job.id)] == ["job_not_finished"]
+    core.jobs.cancel(OWNER, job.id)
+    assert [p.code for p in find_problems(core, input_job=job.id)] == ["missing_input"]
+
+
+def test_plugin_keys_and_configs_are_checked_against_what_was_announced(core: CoreInstallation) -> None:
+    schema = {
+        "properties": {
+            "lora_rank": {"default": 64, "type": "integer"},
+            "beta": {"type": "number", "minimum": 0, "default": 0.1},
+        }
+    }
+    catalogue = Catalogue(
+        registries={**BUILT_IN_REGISTRIES, "configs": ("base", "dpo")},
+        configs={**built_in_catalogue().configs, "dpo": schema},
+    )
+    core.add_worker(catalogue=catalogue)
+    assert find_problems(core, {"config_key": "dpo", "beta": 0.5}) == []
+    job = core.submit(config={"config_key": "dpo", "beta": 0.5})
+    assert (job.config["beta"], job.config["lora_rank"]) == (0.5, 64)
+    [wrong] = find_problems(core, {"config_key": "dpo", "beta": -1})
+    assert wrong.param == "config.beta"
+    [unknown] = find_problems(core, {"config_key": "dpo", "betta": 1})
+    assert "'beta'" in unknown.message
+    assert [p.param for p in find_problems(core, {"beta": 1})] == ["config.beta"]
+
+
+def test_warnings_say_what_will_not_be_used(core: CoreInstallation) -> None:
+    file = core.upload()
+    checked = core.jobs.validate(OWNER, JobSubmission(config={**CONFIG, "quantization_dataset_id": file.id}))
+    assert checked.problems == ()
+    assert any("quantize is not among the steps" in warning for warning in checked.warnings)
+    assert any("no worker" in warning for warning in checked.warnings)
