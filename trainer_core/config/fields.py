@@ -203,7 +203,7 @@ class Config:
     per_device_train_batch_size: Positive = 2
     """Samples in one forward pass on one device."""
     do_eval: bool = False
-    """Evaluate every `eval_steps`; with evaluation data the end of training is always evaluated."""
+    """Insist on evaluation: training without evaluation data is an error. With such data it is evaluated anyway."""
     per_device_eval_batch_size: Positive | None = None
     """Samples in one evaluation pass. None: as for training."""
     gradient_accumulation_steps: Positive = 1

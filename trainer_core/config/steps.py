@@ -80,6 +80,10 @@ def _check_train(config: Config, steps: Sequence[Step], inputs: AvailableInputs)
 
 
 def _check_fuse(config: Config, steps: Sequence[Step], inputs: AvailableInputs) -> Iterator[Problem]:
+    if Step.TRAIN not in steps and (config.load_in_4bit or config.load_in_8bit):
+        name = "load_in_4bit" if config.load_in_4bit else "load_in_8bit"
+        message = f"{name}: fusing into quantized weights would ruin them; leave it out, the base is loaded as it is"
+        yield Problem(message, name, "conflict")
     if Step.TRAIN in steps and not config.apply_lora:
         message = "apply_lora: fuse merges a LoRA adapter, but this job trains all weights; set it, or leave out fuse"
         yield Problem(message, "apply_lora", "conflict")

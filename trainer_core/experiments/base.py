@@ -148,6 +148,8 @@ class Experiment(ExperimentHooks):
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU: there is no CUDA device"
         dtype = get_dtype_name(choose_dtype(config))
         self._tell("decision", f"trains in {dtype} on {device}", dtype=dtype, device=device)
+        if config.packing == "auto":
+            self._tell("decision", "pads short samples: packing them is not supported yet", packing="off")
 
     def internal_checks(self) -> None:
         """Warns when collator and experiment do not share a tokenizer."""

@@ -31,6 +31,7 @@ def test_default_steps_fuse_only_when_asked(values: dict[str, object], steps: tu
         ({"dataset_key": "general"}, ["prepare", "train"], AvailableInputs(), "training_file", "missing_input"),
         ({}, ["prepare", "train", "fuse"], FILE, "apply_lora", "conflict"),
         ({}, ["fuse"], AvailableInputs(), "steps", "missing_input"),
+        ({"load_in_8bit": True}, ["fuse"], AvailableInputs(adapter=True), "load_in_8bit", "conflict"),
         (LORA | {"lora_hub_model_id": "a/b"}, ["prepare", "train", "fuse"], FILE, "lora_hub_model_id", "conflict"),
         (LORA, ["prepare", "train", "quantize"], FILE, "steps", "invalid_steps"),
         ({}, ["quantize"], AvailableInputs(), "quantization_dataset_id", "missing_input"),
