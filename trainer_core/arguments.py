@@ -19,7 +19,8 @@ def parse_arguments(config_cls: type[Config], arguments: Sequence[str], *, progr
     same. Raises ConfigError for unknown flags, naming the nearest, and for flags without their value. `--help` prints
     the fields and ends the process.
     """
-    parser = _ConfigArgumentParser(_flags_class(config_cls), prog=program, allow_abbrev=False)
+    flags_class: Any = _flags_class(config_cls)
+    parser = _ConfigArgumentParser(flags_class, prog=program, allow_abbrev=False)
     parsed, unknown = parser.parse_args_into_dataclasses(
         args=list(arguments), return_remaining_strings=True, look_for_args_file=False
     )
@@ -29,7 +30,7 @@ def parse_arguments(config_cls: type[Config], arguments: Sequence[str], *, progr
     return {name: _with_none(value, name=name, config_cls=config_cls) for name, value in given.items()}
 
 
-class _ConfigArgumentParser(HfArgumentParser):  # type: ignore[misc]
+class _ConfigArgumentParser(HfArgumentParser):
     """Tells what is wrong as a ConfigError instead of printing a usage of a hundred lines and exiting."""
 
     def error(self, message: str) -> NoReturn:

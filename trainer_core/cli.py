@@ -108,7 +108,8 @@ def _load_environment_file(values: dict[str, object], config_cls: type[Config]) 
         message = f"path_to_env_file: there is no file {given!r}; create it, or leave the flag out"
         raise ConfigError([Problem(message, "path_to_env_file", "missing_input")])
     default = config_adapter(config_cls).json_schema()["properties"]["path_to_env_file"].get("default")
-    load_environment_file(given if isinstance(given, str) or "path_to_env_file" in values else default)
+    path = values.get("path_to_env_file", default)
+    load_environment_file(path if isinstance(path, str) else None)
 
 
 def _is_asked(values: dict[str, object], name: str) -> bool:
@@ -122,7 +123,7 @@ def _set_up_process(config: Config) -> None:
     from transformers import set_seed
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     set_seed(config.seed)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -54,12 +54,14 @@ def load_for_inference(
 ) -> "PreTrainedModel":
     """A model in the precision it was saved in, in evaluation mode, on the GPU if there is one."""
     choices = LoadingChoices(dtype="auto", device_map="cuda:0" if torch.cuda.is_available() else None)
-    model = load_model(config, choices=choices, name=str(model_path))
+    model: Any = load_model(config, choices=choices, name=str(model_path))
     if adapter_path is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter_path))
-    return model.eval()
+    model.train(False)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def measure_loss(model: "PreTrainedModel", batches: "Iterable[Batch]") -> EvaluationResult:

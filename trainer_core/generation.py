@@ -29,7 +29,7 @@ def generate_answer(
     """
     tokenizer = load_source_tokenizer(str(model_path), config=config)
     rendered = _render(tokenizer, messages)
-    model = load_for_inference(model_path, config, adapter_path=adapter_path)
+    model: Any = load_for_inference(model_path, config, adapter_path=adapter_path)
     prompt = rendered.to(model.device)
     with torch.no_grad():
         output = model.generate(

@@ -103,13 +103,14 @@ class GPTQQuantizer(Quantizer):
         return QuantizationScheme(targets=targets, weights=weights)
 
     def _run(self, modifier: "StrictGPTQModifier") -> None:
-        from llmcompressor import oneshot
+        from llmcompressor.entrypoints.oneshot import oneshot
 
         oneshot(
             model=self.model,
             recipe=modifier,
             dataset=self._build_loader(),
-            processor=self.tokenizer,
+            # A tokenizer is what the library takes here for a language model, whatever its annotation says.
+            processor=self.tokenizer,  # type: ignore[arg-type]
             num_calibration_samples=len(self.calibration),
             pipeline="sequential",
             trust_remote_code_model=self.config.trust_remote_code,

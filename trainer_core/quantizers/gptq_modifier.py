@@ -20,7 +20,7 @@ LayersDone = Callable[[int], None]
 """Is told how many layers are quantized so far."""
 
 
-class StrictGPTQModifier(GPTQModifier):  # type: ignore[misc]
+class StrictGPTQModifier(GPTQModifier):
     """GPTQ that raises QuantizationError for a layer that it cannot solve or that never saw a sample.
 
     The library itself rounds such a layer to the nearest value and logs a line, or leaves its scales unset.
@@ -37,7 +37,7 @@ class StrictGPTQModifier(GPTQModifier):  # type: ignore[misc]
 
     def compress_module_list(self, module_list: list[Any]) -> None:
         """Solves the layers; raises at the first that fails, before the rest of the model takes its time."""
-        super().compress_module_list(module_list)
+        super().compress_module_list(module_list)  # type: ignore[no-untyped-call]
         if self._rtn_fallback_module_names:
             names = ", ".join(self._rtn_fallback_module_names[:5])
             raise QuantizationError(

@@ -77,5 +77,5 @@ def _linear_widths(model: "PreTrainedModel") -> Mapping[str, int]:
 
 def _stays_whole(name: str, *, model: "PreTrainedModel") -> bool:
     """The head decides every token, a router every expert: their few weights are worth their 16 bits."""
-    part = model.get_submodule(name)
-    return part is model.get_output_embeddings() or name.endswith((".gate", ".router", ".shared_expert_gate"))
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return model.get_submodule(name) is head or name.endswith((".gate", ".router", ".shared_expert_gate"))

@@ -43,7 +43,7 @@ def _add_metric_level() -> None:
 @contextmanager
 def quiet_library() -> Iterator[None]:
     """No progress bars, and no notes of compressed-tensors, torch.fx and transformers, within the block."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
     from transformers.utils import logging as transformers_logging
 
     original = tqdm.__init__
@@ -56,7 +56,7 @@ def quiet_library() -> Iterator[None]:
     noisy = [logging.getLogger(name) for name in ("compressed_tensors", "torch.fx", "transformers")]
     levels = [logger.level for logger in noisy]
     tqdm.__init__ = start_disabled
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for logger in noisy:
         logger.setLevel(logging.ERROR)
     try:
@@ -68,6 +68,6 @@ def quiet_library() -> Iterator[None]:
     finally:
         tqdm.__init__ = original
         if bars_were_on:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         for logger, level in zip(noisy, levels, strict=True):
             logger.setLevel(level)

@@ -48,7 +48,8 @@ def load_source_model(source: str, *, config: "Config") -> "PreTrainedModel":
     if getattr(model.config, "quantization_config", None) is not None:
         message = f"the model {source!r} is quantized already; give the full one"
         raise QuantizationError(message, param="model_name_or_path")
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def load_source_tokenizer(source: str, *, config: "Config") -> "PreTrainedTokenizerBase":

@@ -3,7 +3,7 @@
 import gc
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -91,7 +91,7 @@ def _choose_verification_rows(quantizer: "Quantizer") -> "list[Batch]":
 
 
 def _measure_source(quantizer: "Quantizer", batches: "list[Batch]") -> EvaluationResult:
-    model = quantizer.model
+    model: Any = quantizer.model
     moves = torch.cuda.is_available() and model.device.type == "cpu"
     if moves:
         model.to("cuda")
