@@ -53,8 +53,12 @@ def build_settings(
 
 
 def _clean_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an impossible port or a broken IPv6 address
+        is_good = False
+    if not is_good or parts.query or parts.fragment:
         raise ConfigurationError(f"base_url must look like http://host:8000, not {url!r}.")
     if parts.username or parts.password:
         raise ConfigurationError("base_url must not hold a user name or password: pass api_key=… instead.")

@@ -63,6 +63,8 @@ class Transport:
                 "User-Agent": f"finesmith-python/{__version__}",
                 "Accept": "application/json",
             },
+            # A proxy from the environment is never meant for the service on one's own machine.
+            mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
             # A redirect could carry the key to another host, so none is followed.
             follow_redirects=False,
         )

@@ -139,3 +139,12 @@ def test_health_is_told_not_raised(
     health = client.health()
     assert (health.status, health.is_ready, health.checks) == (status, is_ready, {"database": "ok"})
     assert len(service.requests) == 1
+
+
+def test_a_proxy_is_not_used_for_this_machine(
+    service: FakeService, quick: RetryPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    service.on("GET", "/v1/jobs/job-1", JOB)
+    with Client(service.url, api_key="k", retry=quick) as client:
+        assert client.jobs.get("job-1").status == "running"

@@ -39,7 +39,10 @@ def test_the_address_is_cleaned(given: str | None, used: str) -> None:
     assert build_settings(given, api_key="k").base_url == used
 
 
-@pytest.mark.parametrize("url", ["gpu-host:8000", "ftp://h", "http://", "http://h?x=1", "http://user:secret@h"])
+@pytest.mark.parametrize(
+    "url",
+    ["gpu-host:8000", "ftp://h", "http://", "http://h?x=1", "http://h:99999", "http://[::1", "http://user:secret@h"],
+)
 def test_an_address_that_cannot_be_meant_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
         Client(url, api_key="k")

@@ -132,7 +132,8 @@ class Job:
         """Waits until the job has succeeded, and returns it as it is then.
 
         `timeout` is in seconds (None: without end). `progress` shows on standard error how far the job is, as a bar
-        with `finesmith[cli]` on a terminal, else as lines. A service that is away for a while is waited for.
+        with `finesmith[cli]` on a terminal, else as lines. A service that is away for a while is waited for;
+        one that hangs can make the wait longer by the client's `timeout`.
         Raises JobFailed, JobCancelled or WaitTimeout, each carrying the job. Ending the wait does not end the job.
         """
         return self._bound.wait(self, timeout=timeout, progress=progress)
