@@ -9,9 +9,8 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.request_keys import RequestKeys
 from app.errors import Forbidden, Unauthenticated, build_error_response
-from app.keys.service import Principal
+from app.keys.service import KeyService, Principal
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
 OPEN_PREFIXES = ("/static/", "/docs/assets/")
@@ -88,7 +87,7 @@ async def _authenticate(scope: Scope) -> Principal:
     plaintext = plaintext.strip()
     if not plaintext or scheme.lower() != "bearer":
         raise Unauthenticated("This call needs an API key: send it as `Authorization: Bearer fsk_…`.")
-    keys: RequestKeys = scope["app"].state.services.keys
+    keys: KeyService = scope["app"].state.services.keys
     # A hop to a thread costs more than all the rest of a small request.
     principal = keys.find_cached(plaintext) or await run_in_threadpool(keys.authenticate, plaintext)
     if principal is None:

@@ -11,7 +11,7 @@ import redis.asyncio
 import redis.exceptions
 
 from app.breaker import Breaker
-from app.jobs.views import StoredEvent
+from app.stored_event import StoredEvent
 
 PUBLISH_TIMEOUT_SECONDS = 0.4
 NUM_KEPT_EVENTS = 2_000
@@ -105,6 +105,11 @@ class AsyncBus:
             for stream, entries in pairs
             for entry_id, fields in _flatten(entries)
         ]
+
+    async def find_last_id(self, stream: str) -> str:
+        """Id of a stream's newest entry, so that a reader can begin there and miss nothing; `0-0` when it has none."""
+        newest: Any = await self._redis.xrevrange(stream, count=1)
+        return str(newest[0][0]) if newest else "0-0"
 
     async def close(self) -> None:
         """Closes the connections."""

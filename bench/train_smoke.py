@@ -23,8 +23,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trainer_core.config import Config, build_config
+from trainer_core.context import StepContext
 from trainer_core.enums import Step
-from trainer_core.steps.context import StepContext
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "llmcompressor", "compressed-tensors")
 SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwz" for vowel in "aeiou"]

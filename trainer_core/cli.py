@@ -14,9 +14,9 @@ from trainer_core.environment_file import find_tokens, load_environment_file
 from trainer_core.errors import NotYetSupportedError, TrainerError, UnknownKeyError
 
 if TYPE_CHECKING:
+    from trainer_core.context import StepResult
     from trainer_core.datasets import BaseDataset
     from trainer_core.experiments import Experiment
-    from trainer_core.steps.context import StepResult
 
 EXIT_FAILED = 1
 EXIT_WRONG_CONFIG = 2

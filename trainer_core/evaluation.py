@@ -9,8 +9,8 @@ import torch
 
 from trainer_core.errors import DataError
 from trainer_core.models.loading import LoadingChoices, load_model
-from trainer_core.quantizers.loading import load_source_tokenizer
 from trainer_core.rendering import choose_components, render_batches
+from trainer_core.tokenizers.loading import load_source_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,7 @@ import torch
 
 from trainer_core.errors import DataError
 from trainer_core.evaluation import load_for_inference
-from trainer_core.quantizers.loading import load_source_tokenizer
+from trainer_core.tokenizers.loading import load_source_tokenizer
 
 if TYPE_CHECKING:
     from trainer_core.config import Config

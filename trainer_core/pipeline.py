@@ -13,17 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from trainer_core.enums import Step
-from trainer_core.errors import DiskFullError
-from trainer_core.events import EventWriter
-from trainer_core.host_memory import count_oom_kills
-from trainer_core.job_spec import JobSpec
-from trainer_core.launch.base import Launcher, LaunchRequest
-from trainer_core.launch.single import SingleLauncher
-from trainer_core.launch.step_process import StepProcess
-from trainer_core.log_sink import LogSink
-from trainer_core.markers import find_done_marker
-from trainer_core.outcome import (
+from trainer_core.attempt.host_memory import count_oom_kills
+from trainer_core.attempt.log_sink import LogSink
+from trainer_core.attempt.markers import find_done_marker
+from trainer_core.attempt.outcome import (
     EXIT_DISK_FULL,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -33,10 +26,17 @@ from trainer_core.outcome import (
     read_failure,
     write_result,
 )
+from trainer_core.attempt.secrets_line import read_secrets
+from trainer_core.attempt.staged_inputs import are_inputs_staged
+from trainer_core.attempt.step_exit import classify_step_exit
+from trainer_core.enums import Step
+from trainer_core.errors import DiskFullError
+from trainer_core.events import EventWriter
+from trainer_core.job_spec import JobSpec
+from trainer_core.launch.base import Launcher, LaunchRequest
+from trainer_core.launch.single import SingleLauncher
+from trainer_core.launch.step_process import StepProcess
 from trainer_core.redaction import Redactor
-from trainer_core.secrets_line import read_secrets
-from trainer_core.staged_inputs import are_inputs_staged
-from trainer_core.step_exit import classify_step_exit
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace
 

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from trainer_core.attempt.outcome import EXIT_TERMINATED
+from trainer_core.attempt.secrets_line import read_secrets
+from trainer_core.attempt.staged_inputs import StageFunction, stage_from_hub
 from trainer_core.job_spec import JobSpec
-from trainer_core.outcome import EXIT_TERMINATED
 from trainer_core.plugins import load_plugins
 from trainer_core.redaction import Redactor
-from trainer_core.secrets_line import read_secrets
-from trainer_core.staged_inputs import StageFunction, stage_from_hub
 from trainer_core.step_main import guard_step, parse_step_arguments, stage_inputs
 from trainer_core.watchdog import exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace

@@ -17,12 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from trainer_core.config import Config, Step
-from trainer_core.errors import DiskFullError, StepInterrupted
-from trainer_core.events import EventWriter
-from trainer_core.job_spec import JobSpec
-from trainer_core.markers import DoneMarker, write_marker
-from trainer_core.outcome import (
+from trainer_core.attempt.markers import DoneMarker, write_marker
+from trainer_core.attempt.outcome import (
     EXIT_DISK_FULL,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -31,20 +27,24 @@ from trainer_core.outcome import (
     Failure,
     write_failure,
 )
-from trainer_core.plugins import load_plugins
-from trainer_core.redaction import Redactor
-from trainer_core.secrets_line import read_secrets
-from trainer_core.staged_inputs import (
+from trainer_core.attempt.secrets_line import read_secrets
+from trainer_core.attempt.staged_inputs import (
     StagedRecord,
     StageFunction,
     read_staged_record,
     stage_from_hub,
     write_staged_record,
 )
-from trainer_core.step_config import build_step_config, build_user_config
-from trainer_core.step_failure import describe_failure
-from trainer_core.step_sources import describe_sources
-from trainer_core.steps.context import StepContext, StepResult, StopFlag
+from trainer_core.attempt.step_config import build_step_config, build_user_config
+from trainer_core.attempt.step_failure import describe_failure
+from trainer_core.attempt.step_sources import describe_sources
+from trainer_core.config import Config, Step
+from trainer_core.context import StepContext, StepResult, StopFlag
+from trainer_core.errors import DiskFullError, StepInterrupted
+from trainer_core.events import EventWriter
+from trainer_core.job_spec import JobSpec
+from trainer_core.plugins import load_plugins
+from trainer_core.redaction import Redactor
 from trainer_core.watchdog import exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace
 

@@ -10,9 +10,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from trainer_core.attempt.markers import read_marker
 from trainer_core.checkpoints import list_complete
 from trainer_core.enums import Step
-from trainer_core.markers import read_marker
 from trainer_core.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from enum import StrEnum
 
 from app.jobs.commands import Outcome
 from app.jobs.views import JobError
+from trainer_core.attempt.outcome import EXIT_DISK_FULL, EXIT_INTERRUPTED, EXIT_SUCCEEDED, AttemptResult, Failure
+from trainer_core.attempt.step_exit import describe_signal
 from trainer_core.errors import DiskFullError, HostMemoryError
-from trainer_core.outcome import EXIT_DISK_FULL, EXIT_INTERRUPTED, EXIT_SUCCEEDED, AttemptResult, Failure
-from trainer_core.step_exit import describe_signal
 
 
 class StopReason(StrEnum):

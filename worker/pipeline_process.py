@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from trainer_core.secrets_line import format_secrets
+from trainer_core.attempt.secrets_line import format_secrets
 from trainer_core.watchdog import kill_descendants
 from trainer_core.workspace import Workspace
 

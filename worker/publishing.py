@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 
 from app.jobs.commands import NewArtifact
+from trainer_core.attempt.markers import DoneMarker, read_marker
 from trainer_core.checkpoints import read_completion
 from trainer_core.enums import Step
-from trainer_core.markers import DoneMarker, read_marker
 from trainer_core.workspace import Workspace
 from worker.restoring import list_stored_checkpoints
 from worker.services import Services

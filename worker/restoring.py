@@ -8,10 +8,10 @@ from pathlib import Path
 
 from app.storage import Storage
 from trainer_core.atomic_file import write_atomically
+from trainer_core.attempt.markers import DoneMarker, has_all_files, read_marker
 from trainer_core.checkpoints import mark_complete, newest_complete_checkpoint, read_completion
 from trainer_core.enums import Step
 from trainer_core.job_spec import JobSpec
-from trainer_core.markers import DoneMarker, has_all_files, read_marker
 from trainer_core.workspace import Workspace
 from worker.storage_keys import (
     artifact_key,

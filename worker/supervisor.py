@@ -12,10 +12,10 @@ from app.jobs.commands import Outcome
 from app.jobs.errors import LeaseLost
 from app.jobs.views import Claim
 from app.states import FINAL_STATUSES, JobStatus
+from trainer_core.attempt.host_memory import count_oom_kills
+from trainer_core.attempt.outcome import Failure, read_result
 from trainer_core.enums import Step
 from trainer_core.errors import DiskFullError, TrainerError
-from trainer_core.host_memory import count_oom_kills
-from trainer_core.outcome import Failure, read_result
 from trainer_core.watchdog import become_subreaper
 from trainer_core.workspace import Workspace
 from worker.disk_relief import DiskReserve, make_room

@@ -10,7 +10,8 @@ from app.api.rendering import render_event, render_log_line
 from app.bus import StreamEntry, event_stream, log_stream
 from app.errors import ApiError
 from app.jobs.service import JobService
-from app.jobs.views import LogCursor, LogLine, StoredEvent
+from app.jobs.views import LogCursor, LogLine
+from app.stored_event import StoredEvent
 
 PAGE_SIZE = 500
 

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -26,15 +25,6 @@ POLL_SECONDS = 5.0
 POLL_WITHOUT_REDIS_SECONDS = 1.0
 
 log = structlog.get_logger("finesmith.live")
-
-
-class LiveBus(AsyncBus):
-    """Also tells where streams end now, so that a reader can begin there and miss nothing in between."""
-
-    async def find_last_id(self, stream: str) -> str:
-        """Id of the newest entry; `0-0` when there is none."""
-        newest: Any = await self._redis.xrevrange(stream, count=1)
-        return str(newest[0][0]) if newest else "0-0"
 
 
 @dataclass(eq=False)
@@ -69,7 +59,7 @@ class Subscription:
 class LiveHub:
     """One a process. Runs a task from the first subscription to `close`."""
 
-    def __init__(self, bus: LiveBus) -> None:
+    def __init__(self, bus: AsyncBus) -> None:
         self.bus = bus
         self.is_connected = False
         self.is_stopping = False

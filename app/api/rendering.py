@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from app.errors import ApiError
 from app.files.views import FileView
-from app.jobs.views import ArtifactView, JobView, LogLine, StoredEvent
+from app.jobs.views import ArtifactView, JobView, LogLine
 from app.jobs.workers import WorkerView
 from app.keys.service import KeyView
+from app.stored_event import StoredEvent
 
 Json = dict[str, Any]
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine, text
 
-from app.api.live import LiveBus, LiveHub
-from app.api.request_keys import RequestKeys
-from app.bus import Bus
+from app.api.live import LiveHub
+from app.bus import AsyncBus, Bus
 from app.db.session import SessionFactory, build_engine
 from app.files.service import FileService
 from app.jobs.service import JobService
 from app.jobs.workers import WorkerService
+from app.keys.service import KeyService
 from app.queue import WakeupQueue
 from app.settings import Settings
 from app.storage import Storage
@@ -28,7 +28,7 @@ class Services:
     storage: Storage
     jobs: JobService
     files: FileService
-    keys: RequestKeys
+    keys: KeyService
     workers: WorkerService
     live: LiveHub
     queue: WakeupQueue
@@ -53,9 +53,9 @@ def build_services(settings: Settings) -> Services:
         storage=storage,
         jobs=jobs,
         files=FileService(sessions, storage, settings),
-        keys=RequestKeys(sessions, settings),
+        keys=KeyService(sessions, settings),
         workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
-        live=LiveHub(LiveBus(settings.redis_url)),
+        live=LiveHub(AsyncBus(settings.redis_url)),
         queue=queue,
         bus=bus,
     )

@@ -6,12 +6,12 @@ from app.bus import Bus
 from app.db.session import SessionFactory
 from app.jobs.dispatch import Assignment
 from app.jobs.secrets import SecretCipher
-from app.jobs.views import StoredEvent
 from app.jobs.workers import WorkerService
 from app.queue import WakeupQueue
 from app.secret_key import derive_key, load_secret_key
 from app.settings import Settings
 from app.storage import Storage
+from app.stored_event import StoredEvent
 
 
 class JobOperations:

@@ -34,10 +34,10 @@ from app.jobs.views import (
     Progress,
     Resources,
     StepView,
-    StoredEvent,
     Submitted,
 )
 from app.states import FINAL_STATUSES, JobStatus, StepStatus
+from app.stored_event import StoredEvent
 
 MAX_KEY_CHARS = 255
 

@@ -8,7 +8,7 @@ from app.db.session import transaction
 from app.jobs import fleet, records, repository, transitions
 from app.jobs.dispatch import Assignment, default_num_gpus, plan
 from app.jobs.operations import JobOperations
-from app.jobs.views import StoredEvent
+from app.stored_event import StoredEvent
 
 _MAX_RECLAIMED = 100
 _MIN_WAITING_PER_SIZE = 64

@@ -11,7 +11,8 @@ from app.jobs.commands import NewArtifact, Outcome
 from app.jobs.rows import JobRow, dump_error
 from app.jobs.secrets import SealedSecret
 from app.jobs.storable import make_text_storable
-from app.jobs.views import ArtifactView, FileRef, LogCursor, StoredEvent
+from app.jobs.views import ArtifactView, FileRef, LogCursor
+from app.stored_event import StoredEvent
 
 
 def list_events(

@@ -13,8 +13,8 @@ from app.jobs.commands import NewEvent
 from app.jobs.rows import JobRow, parse_row
 from app.jobs.storable import make_storable, make_text_storable
 from app.jobs.transitions import Change
-from app.jobs.views import StoredEvent
 from app.states import UNFINISHED_STATUSES, JobStatus
+from app.stored_event import StoredEvent
 
 _UNFINISHED = tuple(status.value for status in UNFINISHED_STATUSES)
 _QUEUED, _RUNNING = JobStatus.QUEUED.value, JobStatus.RUNNING.value

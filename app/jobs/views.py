@@ -80,21 +80,6 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event with the number that the database gave it; numbers of one job have no holes and start at 1."""
-
-    job_id: str
-    seq: int
-    attempt: int
-    type: str
-    step: str | None
-    level: str
-    message: str
-    data: Mapping[str, JsonValue]
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class ArtifactView:
     """One published file; `name` is its folder (data, adapter, model, fused, quantized), `path` starts with it."""
 

@@ -22,9 +22,9 @@ from app.jobs.views import (
     InputJobRef,
     JobError,
     LeaseView,
-    StoredEvent,
 )
 from app.states import JobStatus
+from app.stored_event import StoredEvent
 
 
 class WorkerSide(JobOperations):

@@ -101,10 +101,10 @@ class KeyService:
 
     def authenticate(self, plaintext: str) -> Principal | None:
         """Who the key belongs to; None for an unknown, expired or revoked one. A yes is at most 30 s old."""
+        cached = self.find_cached(plaintext)
+        if cached is not None:
+            return cached
         digest = self._digest(plaintext)
-        cached = self._cache.get(digest)
-        if cached is not None and time.monotonic() < cached.until:
-            return cached.principal
         with snapshot(self._sessions) as connection:
             row = repository.find_key(connection, digest=digest)
         if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= row.now):
@@ -119,6 +119,11 @@ class KeyService:
             self._cache.clear()
         self._cache[digest] = _Cached(principal, until=time.monotonic() + valid_seconds)
         return principal
+
+    def find_cached(self, plaintext: str) -> Principal | None:
+        """Who the key belongs to, if that was looked up less than 30 s ago; never blocks, so safe in an event loop."""
+        cached = self._cache.get(self._digest(plaintext))
+        return cached.principal if cached is not None and time.monotonic() < cached.until else None
 
     def list(self) -> Sequence[KeyView]:
         """All keys, revoked ones too, oldest first."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from trainer_core.checkpoints import newest_complete_checkpoint, remove_incomplete_checkpoints
 from trainer_core.collators import build_collator
 from trainer_core.config import Config, dump_config
+from trainer_core.context import StepContext, StepResult
 from trainer_core.datasets import load_dataset
 from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, NotYetSupportedError, Problem, StepInputError, StepInterrupted
@@ -27,7 +28,6 @@ from trainer_core.models.lora import attach_lora, build_lora_config
 from trainer_core.models.quantization import build_quantization_config
 from trainer_core.models.stabilize import stabilize, upcast_trainable_parameters
 from trainer_core.models.vocabulary import check_vocabulary
-from trainer_core.steps.context import StepContext, StepResult
 from trainer_core.tokenizers import build_tokenizer
 from trainer_core.trainers.arguments import build_training_arguments
 from trainer_core.trainers.building import adapt_compute_loss, construct_trainer, get_trainer_class

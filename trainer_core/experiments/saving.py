@@ -9,8 +9,8 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from trainer_core.checkpoints import MARKER, mark_complete, mark_incomplete
+from trainer_core.context import ArtifactFolder, ArtifactName, StepResult
 from trainer_core.models.adapter_files import name_base_model
-from trainer_core.steps.context import ArtifactFolder, ArtifactName, StepResult
 from trainer_core.trainers.checkpoint_callback import ARGUMENTS_PICKLE
 from trainer_core.types import JsonValue
 

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainer_core.attempt.log_sink import LogSink
+from trainer_core.attempt.secrets_line import format_secrets
 from trainer_core.launch.base import LaunchCommand
-from trainer_core.log_sink import LogSink
-from trainer_core.secrets_line import format_secrets
 from trainer_core.watchdog import kill_descendants
 
 _DRAIN_SECONDS = 10.0

@@ -10,13 +10,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer_core.config import Config
+from trainer_core.context import ArtifactFolder
 from trainer_core.errors import FuseError
 from trainer_core.models.adapter_files import AdapterFacts, read_adapter
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.failures import load_errors
 from trainer_core.models.loading import LoadingChoices, load_model, repair_generation_config
 from trainer_core.models.quantization import is_quantized
-from trainer_core.steps.context import ArtifactFolder
 
 
 def choose_fused_dtype(config: Config) -> torch.dtype | str:

@@ -2,8 +2,8 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer_core.context import EventSink
 from trainer_core.errors import ModelLoadError
-from trainer_core.steps.context import EventSink
 
 
 def check_vocabulary(model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None, events: EventSink) -> None:

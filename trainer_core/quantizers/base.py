@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer_core.context import StepContext
 from trainer_core.quantizers.calibration import CalibrationRows, render_calibration
-from trainer_core.quantizers.loading import load_source_model, load_source_tokenizer
-from trainer_core.steps.context import StepContext
+from trainer_core.quantizers.loading import load_source_model
+from trainer_core.tokenizers.loading import load_source_tokenizer
 from trainer_core.types import JsonValue
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Quantizer(ABC):
 
     def build_tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer that lies beside the model, else the Config's. Raises ModelLoadError."""
-        return load_source_tokenizer(self.source, config=self.config)
+        tokenizer: PreTrainedTokenizerBase = load_source_tokenizer(self.source, config=self.config)
+        return tokenizer
 
     def build_model(self) -> "PreTrainedModel":
         """The model in its own precision, on the CPU unless `device_map` says else. Raises ModelLoadError."""

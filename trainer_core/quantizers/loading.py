@@ -1,20 +1,16 @@
-"""Finding and loading the model that is quantized, and the tokenizer beside it."""
+"""Finding and loading the model that is quantized."""
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer_core.errors import QuantizationError
 from trainer_core.models.loading import LoadingChoices, load_model
-from trainer_core.tokenizers.loading import build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from trainer_core.config import Config
     from trainer_core.job_spec import StepInputs
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def find_model_source(config: "Config", inputs: "StepInputs", *, in_job: bool) -> str:
@@ -50,12 +46,3 @@ def load_source_model(source: str, *, config: "Config") -> "PreTrainedModel":
         raise QuantizationError(message, param="model_name_or_path")
     model.train(False)
     return model
-
-
-def load_source_tokenizer(source: str, *, config: "Config") -> "PreTrainedTokenizerBase":
-    """The tokenizer that lies in the model's folder, as training left it there, else the one that the Config names."""
-    if any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
-        config = copy.copy(config)
-        config.tokenizer_name_or_path = source
-    tokenizer: PreTrainedTokenizerBase = build_tokenizer(config)
-    return tokenizer

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trainer_core.checkpoints import ADAPTER_CONFIG, newest_complete_adapter
 from trainer_core.config import Config
+from trainer_core.context import StepContext, StepResult
 from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, Problem, StepInputError
 from trainer_core.models.adapter_files import read_adapter
@@ -14,7 +15,6 @@ from trainer_core.models.dtype import get_dtype_name
 from trainer_core.models.failures import load_errors, resource_errors
 from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, save_fused_model
 from trainer_core.models.loading import LoadingChoices, load_model
-from trainer_core.steps.context import StepContext, StepResult
 from trainer_core.tokenizers import build_tokenizer
 
 _ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.jinja", "special_tokens_map.json"]

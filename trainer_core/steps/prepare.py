@@ -8,12 +8,12 @@ from trainer_core.collators.building import build_collator
 from trainer_core.collators.label_check import check_labels
 from trainer_core.collators.row_check import TokenCounts, check_rows
 from trainer_core.config import Config, Step
+from trainer_core.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.datasets.data_keys import DataKeys, apply_data_keys, infer_data_keys, with_keys, write_data_keys
 from trainer_core.datasets.loading import load_dataset
 from trainer_core.datasets.row_files import GatheredRows, RowFile, copy_upload, gather_rows
 from trainer_core.errors import DataError, TrainerError
 from trainer_core.staging import StagedInputs, stage_hub_inputs
-from trainer_core.steps.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.tokenizers import build_tokenizer
 from trainer_core.types import JsonValue
 

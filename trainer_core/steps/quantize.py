@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from trainer_core.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.enums import Step
 from trainer_core.errors import DeviceMemoryError
@@ -16,7 +17,6 @@ from trainer_core.quantizers.calibration import find_calibration_rows
 from trainer_core.quantizers.loading import find_model_source
 from trainer_core.quantizers.verification import measure_in_fresh_process
 from trainer_core.rendering import render_batches
-from trainer_core.steps.context import ArtifactFolder, StepContext, StepResult
 
 if TYPE_CHECKING:
     from trainer_core.config import Config

@@ -6,12 +6,12 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from trainer_core.config import Config
+from trainer_core.context import StepContext
 from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.errors import ConfigError, Problem
 from trainer_core.experiments.base import Experiment
 from trainer_core.experiments.registry import experiments_registry
 from trainer_core.models.failures import resource_errors
-from trainer_core.steps.context import StepContext
 
 
 def train(

@@ -1,10 +1,14 @@
 """Loading of the tokenizer that the Config names."""
 
+import copy
 import os
+from pathlib import Path
 from typing import Any
 
 from trainer_core.config import Config
 from trainer_core.errors import ModelLoadError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def build_tokenizer(config: Config, *, name: str | None = None) -> Any:
@@ -28,6 +32,14 @@ def build_tokenizer(config: Config, *, name: str | None = None) -> Any:
         raise ModelLoadError(f"{param}: no tokenizer could be loaded from {name!r}: {error}", param=param) from error
     _set_padding(tokenizer, config, param=param)
     return tokenizer
+
+
+def load_source_tokenizer(source: str, *, config: Config) -> Any:
+    """The tokenizer that lies in the model's folder, as training left it there, else the one that the Config names."""
+    if any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+        config = copy.copy(config)
+        config.tokenizer_name_or_path = source
+    return build_tokenizer(config)
 
 
 def _get_revision(config: Config, name: str) -> str:

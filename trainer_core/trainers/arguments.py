@@ -8,9 +8,9 @@ import torch
 from transformers import TrainingArguments
 
 from trainer_core.config import Config
+from trainer_core.context import EventSink
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
-from trainer_core.steps.context import EventSink
 
 _NEVER = 1_000_000_000
 _BITSANDBYTES_WORDS = ("8bit", "32bit", "paged_", "bnb", "ademamix", "lion")

@@ -9,7 +9,7 @@ import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.checkpoints import mark_complete, remove_old_checkpoints
-from trainer_core.steps.context import EventSink
+from trainer_core.context import EventSink
 
 ARGUMENTS_PICKLE = "training_args.bin"
 """Trainer's pickle of its arguments: never needed again, and the place where tokens used to lie."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_core.steps.context import EventSink
+from trainer_core.context import EventSink
 from trainer_core.trainers.rate import TrainingRate
 
 _NOT_METRICS = {"num_input_tokens_seen", "train_tokens_per_second", "step"}

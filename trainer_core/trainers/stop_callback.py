@@ -6,7 +6,7 @@ import torch
 import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_core.steps.context import StopFlag
+from trainer_core.context import StopFlag
 
 
 class StopCallback(TrainerCallback):

@@ -23,12 +23,13 @@ from app.db.session import SessionFactory, build_engine
 from app.ids import new_id
 from app.jobs.commands import JobSubmission
 from app.jobs.service import JobService
-from app.jobs.views import JobView, StoredEvent
+from app.jobs.views import JobView
 from app.jobs.workers import WorkerService
 from app.queue import WakeupQueue
 from app.settings import Settings
 from app.states import FINAL_STATUSES, JobStatus
 from app.storage import Storage
+from app.stored_event import StoredEvent
 
 REPOSITORY = Path(__file__).parents[3]
 STUB_WORKER = Path(__file__).parent / "stub_worker.py"

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from trainer_core.config.checks import FIXED, NOT_YET
 
 ROOT = Path(__file__).parents[3]

@@ -37,7 +37,7 @@ def _loaded_after(statement: str, candidates: tuple[str, ...]) -> list[str]:
         "trainer_core",
         "trainer_core.pipeline",
         "trainer_core.catalogue",
-        "trainer_core.steps.context",
+        "trainer_core.context",
     ],
 )
 def test_the_light_side_loads_nothing_heavy(module: str) -> None:

@@ -10,8 +10,8 @@ from app.jobs.commands import Outcome
 from app.jobs.errors import LeaseLost
 from app.jobs.views import JobError, LeaseView
 from app.settings import Settings
+from trainer_core.attempt.outcome import AttemptResult, Failure
 from trainer_core.errors import StepInputError
-from trainer_core.outcome import AttemptResult, Failure
 from worker.drain import DrainFlag
 from worker.environment import build_pipeline_environment
 from worker.exit_status import StopReason, classify_exit, name_step

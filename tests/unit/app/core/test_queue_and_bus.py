@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from app.bus import AsyncBus, Bus, StreamEntry, event_stream, log_stream
-from app.jobs.views import StoredEvent
 from app.queue import WakeupQueue, broker_url, queue_name
+from app.stored_event import StoredEvent
 from tests.support.valkey import ValkeyProcess, run_valkey
 
 

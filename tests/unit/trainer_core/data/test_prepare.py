@@ -11,11 +11,11 @@ import torch
 
 from trainer_core.collators import BaseCollator, collators_registry
 from trainer_core.config import Config, ConfigError, Step
+from trainer_core.context import StepContext
 from trainer_core.datasets import BaseDataset, datasets_registry
 from trainer_core.datasets.rows_on_disk import RowsOnDisk
 from trainer_core.errors import DataError, ModelLoadError, StepInputError
 from trainer_core.job_spec import StepInputs
-from trainer_core.steps.context import StepContext
 from trainer_core.steps.prepare import prepare
 from trainer_core.types import Batch, RawSample
 

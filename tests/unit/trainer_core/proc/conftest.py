@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer_core.attempt.outcome import AttemptResult, read_result
 from trainer_core.enums import Step
 from trainer_core.events import EventRecord
 from trainer_core.job_spec import JobSpec, StepInputs
-from trainer_core.outcome import AttemptResult, read_result
 from trainer_core.workspace import Workspace
 
 HERE = Path(__file__).parent

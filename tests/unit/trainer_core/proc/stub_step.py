@@ -11,10 +11,10 @@ from pathlib import Path
 
 from trainer_core.checkpoints import mark_complete
 from trainer_core.config import Config
+from trainer_core.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.enums import Step
 from trainer_core.errors import DataError, StepInterrupted
 from trainer_core.step_main import main
-from trainer_core.steps.context import ArtifactFolder, StepContext, StepResult
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.log_sink import LogSink
+from trainer_core.attempt.log_sink import LogSink
 from trainer_core.redaction import Redactor
 
 

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from trainer_core.attempt.markers import find_done_marker, write_marker
+from trainer_core.attempt.outcome import AttemptResult, Failure, read_result, write_result
+from trainer_core.attempt.staged_inputs import StagedRecord
+from trainer_core.attempt.step_config import build_step_config
+from trainer_core.attempt.step_exit import classify_step_exit
+from trainer_core.attempt.step_failure import describe_failure
+from trainer_core.attempt.step_sources import describe_sources
+from trainer_core.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.enums import Step
 from trainer_core.errors import DataError, NotYetSupportedError
 from trainer_core.events import EventRecord, EventWriter
 from trainer_core.job_spec import JobSpec, StepInputs
 from trainer_core.launch.base import LaunchRequest
 from trainer_core.launch.single import SingleLauncher
-from trainer_core.markers import find_done_marker, write_marker
-from trainer_core.outcome import AttemptResult, Failure, read_result, write_result
-from trainer_core.staged_inputs import StagedRecord
-from trainer_core.step_config import build_step_config
-from trainer_core.step_exit import classify_step_exit
-from trainer_core.step_failure import describe_failure
-from trainer_core.step_sources import describe_sources
-from trainer_core.steps.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.workspace import Workspace
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainer_core.context import StepContext
 from trainer_core.enums import Step
 from trainer_core.errors import ModelLoadError, QuantizationError
 from trainer_core.evaluation import measure_loss
 from trainer_core.events import EventWriter
 from trainer_core.quantizers import GPTQQuantizer, quantizers_registry
 from trainer_core.quantizers.calibration import find_calibration_rows
-from trainer_core.steps.context import StepContext
 
 
 def build_quantizer(config, folder: Path) -> GPTQQuantizer:

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from trainer_core.config import build_config
+from trainer_core.context import StepContext, StepResult
 from trainer_core.enums import Step
 from trainer_core.errors import QuantizationError, StepInputError
 from trainer_core.evaluation import evaluate_loss
 from trainer_core.events import EventWriter
 from trainer_core.job_spec import StepInputs
 from trainer_core.quantizers.loading import find_model_source
-from trainer_core.steps.context import StepContext, StepResult
 from trainer_core.steps.quantize import quantize
 
 

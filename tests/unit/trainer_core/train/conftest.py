@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.tiny_models import build_tiny_llama, iterate_sentences
 from trainer_core.config import Config, build_config
+from trainer_core.context import StepContext
 from trainer_core.datasets import GeneralDataset
 from trainer_core.enums import Step
-from trainer_core.steps.context import StepContext
 
 
 class RecordedEvents:

@@ -11,10 +11,10 @@ import torch
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, make_dataset
 from trainer_core.config import Config
+from trainer_core.context import StepContext
 from trainer_core.errors import ConfigError, StepInputError, UnknownKeyError
 from trainer_core.experiments import Experiment, experiments_registry
 from trainer_core.experiments.hooks import ExperimentHooks
-from trainer_core.steps.context import StepContext
 from trainer_core.steps.train import train
 
 MakeConfig = Callable[..., Config]

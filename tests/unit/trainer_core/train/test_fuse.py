@@ -15,10 +15,10 @@ from tests.support.tiny_models import build_tiny_gpt2, build_tiny_llama
 from tests.unit.trainer_core.train.conftest import RecordedEvents, make_dataset
 from trainer_core.checkpoints import mark_complete
 from trainer_core.config import Config
+from trainer_core.context import StepContext
 from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, FuseError, ModelLoadError, StepInputError
 from trainer_core.job_spec import StepInputs
-from trainer_core.steps.context import StepContext
 from trainer_core.steps.fuse import find_adapter, fuse
 from trainer_core.steps.train import train
 

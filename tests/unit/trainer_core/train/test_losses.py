@@ -9,8 +9,8 @@ from transformers import Trainer
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from trainer_core.config import Config
+from trainer_core.context import StepContext
 from trainer_core.datasets import GeneralDataset
-from trainer_core.steps.context import StepContext
 from trainer_core.steps.train import train
 from trainer_core.trainers import LMTrainer, trainers_registry
 

@@ -13,9 +13,9 @@ import pytest
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from trainer_core.checkpoints import MARKER, newest_complete_checkpoint
 from trainer_core.config import Config, dump_config
+from trainer_core.context import StepContext, StopFlag
 from trainer_core.enums import Step
 from trainer_core.errors import StepInterrupted
-from trainer_core.steps.context import StepContext, StopFlag
 from trainer_core.steps.train import train
 
 ROOT = Path(__file__).parents[4]

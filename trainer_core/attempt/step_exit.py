@@ -2,9 +2,7 @@
 
 import signal
 
-from trainer_core.enums import Step
-from trainer_core.errors import DiskFullError, HostMemoryError
-from trainer_core.outcome import (
+from trainer_core.attempt.outcome import (
     EXIT_DISK_FULL,
     EXIT_INTERRUPTED,
     EXIT_SUCCEEDED,
@@ -12,6 +10,8 @@ from trainer_core.outcome import (
     AttemptResult,
     Failure,
 )
+from trainer_core.enums import Step
+from trainer_core.errors import DiskFullError, HostMemoryError
 
 
 def classify_step_exit(

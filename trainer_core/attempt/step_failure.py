@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer_core.attempt.outcome import Failure
 from trainer_core.enums import Step
 from trainer_core.errors import DeviceMemoryError, DiskFullError, HostMemoryError, NetworkError, TrainerError
-from trainer_core.outcome import Failure
 
 _NO_ROOM_BYTES = 1 << 20
 _DISK_FULL_TEXTS = ("no space left on device", "os error 28", "disk quota exceeded")

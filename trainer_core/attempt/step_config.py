@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from trainer_core.attempt.staged_inputs import StagedRecord
 from trainer_core.config import SECRET_FIELDS, Config, build_config, configs_registry
 from trainer_core.job_spec import JobSpec
-from trainer_core.staged_inputs import StagedRecord
 from trainer_core.workspace import Workspace
 
 

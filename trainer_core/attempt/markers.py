@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Self
 
 from trainer_core.atomic_file import write_atomically
+from trainer_core.context import ArtifactFolder, StepResult
 from trainer_core.enums import Step
 from trainer_core.job_spec import JobSpec
-from trainer_core.steps.context import ArtifactFolder, StepResult
 from trainer_core.types import JsonValue
 from trainer_core.workspace import Workspace
 
