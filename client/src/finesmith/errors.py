@@ -68,7 +68,7 @@ class ErrorDetail:
     message: str
     """What is wrong and what to do, for people."""
     param: str | None = None
-    """The field of the request or of the config that is wrong; None when it is about no single one."""
+    """The field that is wrong, such as `training_file` or `config.lora_rank`; None when it is about no single one."""
     code: str | None = None
     """A stable word for programs."""
 

@@ -42,7 +42,7 @@ class Feed(Generic[Item]):
 
 
 class Follower(Generic[Item]):
-    """Iterates over a feed until its end, through dropped connections; no item twice, none left out.
+    """Iterates over a feed until its end, through dropped connections; repeats nothing and leaves nothing out.
 
     Raises an APIError when the service refuses, or is away for longer than `max_outage_seconds`.
     """
@@ -95,8 +95,8 @@ class Follower(Generic[Item]):
             value = json.loads(message.data) if message.data else None
         except ValueError as error:
             raise UnexpectedResponseError(f"The stream {self._feed.path} sent what is no JSON.") from error
-        # What carries no item (`gap`: lines were dropped and the service is about to close) needs no answer:
-        # the next connection goes on behind the last item that was seen.
+        # What carries no item needs no answer: `gap` says that the service itself has lost log lines, and the next
+        # line's number says so too.
         if isinstance(value, dict) and "id" in value:
             yield from self._pass_on(decode(self._feed.model, value))
 

@@ -15,7 +15,7 @@ from tests.integration.client.conftest import CONFIG, Service
 def test_a_job_is_submitted_with_a_local_file_watched_and_cancelled(client: Client, rows: Path) -> None:
     job = client.jobs.create(config=CONFIG, training_file=rows, name="first", metadata={"team": "a"}, priority=5)
     assert (job.status, job.name, job.metadata, job.priority) == ("queued", "first", {"team": "a"}, 5)
-    assert [step.name for step in job.steps] == ["prepare", "train", "fuse"]
+    assert [step.name for step in job.steps] == ["prepare", "train"]
     assert job.config["lora_rank"] == 8
     assert set(job.extra) == set()
     assert [event.type for event in job.events()] == ["job.queued"]
@@ -56,12 +56,12 @@ def test_bad_input_is_told_with_everything_that_is_wrong(client: Client, rows: P
     config = {**CONFIG, "lora_rnak": 8, "max_length": -1}
     with pytest.raises(finesmith.UnprocessableEntityError) as caught:
         client.jobs.create(config=config, training_file=file)
-    assert {detail.param for detail in caught.value.details} >= {"lora_rnak", "max_length"}
+    assert {detail.param for detail in caught.value.details} >= {"config.lora_rnak", "config.max_length"}
     assert "lora_rank" in str(caught.value)
     assert caught.value.request_id
     validation = client.jobs.validate(config=config, training_file=file)
     assert not validation.valid
-    assert {problem.param for problem in validation.problems} >= {"lora_rnak", "max_length"}
+    assert {problem.param for problem in validation.problems} >= {"config.lora_rnak", "config.max_length"}
 
 
 def test_a_good_submission_is_validated_and_not_stored(client: Client, rows: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_good_submission_is_validated_and_not_stored(client: Client, rows: Pat
     num_jobs = len(list(client.jobs.list()))
     validation = client.jobs.validate(config=CONFIG, training_file=file)
     assert (validation.valid, validation.problems) == (True, ())
-    assert validation.steps == ("prepare", "train", "fuse")
+    assert validation.steps == ("prepare", "train")
     assert validation.config["dataset_key"] == "chat"
     assert len(list(client.jobs.list())) == num_jobs
 

@@ -66,7 +66,7 @@ def test_a_place_to_begin_behind_is_passed_on(job: finesmith.Job, service: FakeS
     assert cursors(service, EVENTS) == ["2"]
 
 
-def test_a_gap_is_closed_by_the_next_connection(job: finesmith.Job, service: FakeService) -> None:
+def test_a_gap_that_the_service_announces_is_no_item(job: finesmith.Job, service: FakeService) -> None:
     gap = "event: gap\ndata: {}\n\n"
     service.on("GET", EVENTS, fake_service.stream(EVENT[1], gap), fake_service.stream(EVENT[2], end=True))
     assert numbers(job.events(follow=True)) == [1, 2]

@@ -52,7 +52,8 @@ class Files:
         return fetch_page(self._transport, query)
 
     def delete(self, file_id: str) -> None:
-        """Deletes the file; raises NotFoundError, also if a first try whose answer was lost did it."""
+        """Deletes the file; raises ConflictError while a job needs it, and NotFoundError, also if a first try whose
+        answer was lost did it."""
         self._transport.send(Call("DELETE", api_path("files", file_id)))
 
     def download(self, file_id: str, path: str | os.PathLike[str]) -> Path:

@@ -75,7 +75,10 @@ class Jobs:
         return fetch_page(self._transport, query)
 
     def cancel(self, job_id: str) -> Job:
-        """Asks the service to stop the job and returns at once. Raises ConflictError if it has finished."""
+        """Asks the service to stop the job and returns at once; asking again does no harm.
+
+        Raises ConflictError if it has succeeded or failed.
+        """
         return self._job(self._transport.send(Call("POST", api_path("jobs", job_id, "cancel"))))
 
     def retry(self, job_id: str) -> Job:
