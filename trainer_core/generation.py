@@ -21,10 +21,12 @@ def generate_answer(
     *,
     adapter_path: str | Path | None = None,
     max_new_tokens: int = 64,
+    repetition_penalty: float = 1.0,
 ) -> str:
     """The likeliest answer to `messages` (role and content each), or continuation of a text, special tokens left out.
 
-    Loads the model; greedy, so that the same model gives the same answer. Raises ModelLoadError, and DataError for a
+    Loads the model; greedy, so that the same model gives the same answer. A `repetition_penalty` above 1 makes tokens
+    that were said already less likely. Raises ModelLoadError, and DataError for a
     tokenizer without a chat template.
     """
     tokenizer = load_source_tokenizer(str(model_path), config=config)
@@ -33,7 +35,11 @@ def generate_answer(
     prompt = rendered.to(model.device)
     with torch.no_grad():
         output = model.generate(
-            **prompt, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            **prompt,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            repetition_penalty=repetition_penalty,
+            pad_token_id=tokenizer.pad_token_id,
         )
     answer = output[0, prompt["input_ids"].shape[1] :]
     return str(tokenizer.decode(answer, skip_special_tokens=True)).strip()

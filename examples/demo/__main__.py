@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from examples.demo.run import DemoOptions, run_demo
 def main() -> int:
     """Reads the command line, runs the demo, returns the exit status."""
     options = _parse_arguments()
+    # As Ctrl+C does: what was started is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         report = run_demo(options, Console(highlight=False))
     except FinesmithError as error:

@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from examples.demo.rows import DemoRows
 
+if TYPE_CHECKING:
+    from trainer_core.config import Config
+
 MAX_LENGTH = 512
+REPETITION_PENALTY = 1.3
+"""A small model that answers greedily says one thing again and again without it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,6 @@ def measure_models(folders: ModelFolders, rows: DemoRows) -> Measurements:
     """Evaluates all four on the held-out rows with the trainer's own functions, in this process."""
     from trainer_core.config import Config
     from trainer_core.evaluation import evaluate_loss
-    from trainer_core.generation import generate_answer
     from trainer_core.quantizers.library_noise import quiet_library
 
     config = Config(model_name_or_path=str(folders.base), max_length=MAX_LENGTH, per_device_eval_batch_size=8)
@@ -47,9 +52,15 @@ def measure_models(folders: ModelFolders, rows: DemoRows) -> Measurements:
             "quantized": evaluate_loss(folders.quantized, path, config),
         }
         answers = {
-            "base": generate_answer(folders.base, rows.question, config),
-            "tuned": generate_answer(folders.base, rows.question, config, adapter_path=folders.adapter),
+            "base": _ask(folders.base, rows, config),
+            "tuned": _ask(folders.base, rows, config, adapter=folders.adapter),
         }
     base = results["base"]
     losses = {name: result.loss for name, result in results.items()}
     return Measurements(losses=losses, num_rows=base.num_rows, num_tokens=base.num_tokens, answers=answers)
+
+
+def _ask(model: Path, rows: DemoRows, config: "Config", *, adapter: Path | None = None) -> str:
+    from trainer_core.generation import generate_answer
+
+    return generate_answer(model, rows.question, config, adapter_path=adapter, repetition_penalty=REPETITION_PENALTY)

@@ -24,6 +24,7 @@ from examples.demo.measuring import ModelFolders, measure_models
 from examples.demo.report import LEAST_GAIN, Report, print_report, write_report
 from examples.demo.rows import DemoRows, split_rows
 from examples.demo.service import DemoService
+from trainer_core.quantizers.library_noise import quiet_library
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 MARKER = ".finesmith-demo"
@@ -54,7 +55,7 @@ def run_demo(options: DemoOptions, console: Console) -> Report:
     _empty_folder(options.folder)
     rows = split_rows(options.data or DATA / "dialogues.jsonl", options.folder / "rows")
     models = options.folder / "models" if options.model is None else options.model.parent
-    service = DemoService(options.folder / "service", model_root=models)
+    service = DemoService(options.folder / "service", model_root=models, outlives_demo=options.keep)
     with _running(service, console, keep=options.keep) as client:
         steps: list[StepTime] = []
         base = _make_base(client, rows, models, steps, console) if options.model is None else options.model
@@ -105,7 +106,8 @@ def _running(service: DemoService, console: Console, *, keep: bool) -> Iterator[
 def _make_base(client: Client, rows: DemoRows, models: Path, steps: list[StepTime], console: Console) -> Path:
     """A model worth tuning: built here, trained by a first job of its own, its artifact the base of the next."""
     text = DATA / "base_text.jsonl"
-    num_parameters = build_base_model(models / "untrained", text_files=[text, rows.training])
+    with quiet_library():
+        num_parameters = build_base_model(models / "untrained", text_files=[text, rows.training])
     console.rule(f"First job: train a base of {num_parameters / 1e6:.1f} million parameters on plain text")
     job = run_job(client, name="base", config=BASE_CONFIG, steps=["prepare", "train"], training_file=text)
     steps += read_step_times(job)

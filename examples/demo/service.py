@@ -17,9 +17,10 @@ STOP_SECONDS = 15.0
 class DemoService:
     """`finesmith-server up` in a fresh data folder on a free port of this machine."""
 
-    def __init__(self, data_folder: Path, *, model_root: Path) -> None:
+    def __init__(self, data_folder: Path, *, model_root: Path, outlives_demo: bool) -> None:
         self.data_folder = data_folder
         self._model_root = model_root
+        self._outlives_demo = outlives_demo
         self.url = f"http://127.0.0.1:{_find_free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,10 +43,15 @@ class DemoService:
             "FINESMITH_MODEL_ROOT": str(self._model_root),
         }
         command = [sys.executable, "-m", "app.cli", "up", "--port", self.url.rpartition(":")[2]]
+        stdin = subprocess.DEVNULL
+        if not self._outlives_demo:
+            # Ends everything when this process, however it ends, lets go of the pipe.
+            command = [sys.executable, "-m", "trainer_core.watchdog", "--", *command]
+            stdin = subprocess.PIPE
         with self.log_path.open("wb") as log:
             # A session of its own: Ctrl+C reaches the demo alone, which then stops the service in order.
             self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, stdin=stdin, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait_until_ready(self) -> str:
