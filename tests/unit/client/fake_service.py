@@ -102,6 +102,8 @@ class FakeService(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[Request] = []
+        self.num_answers_cut_short = 0
+        """Answers that the client did not read to their end."""
         self._scripts: dict[tuple[str, str], list[Reply | Script]] = {}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
@@ -143,6 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             super().handle_one_request()
         except ConnectionError:
+            self.server.num_answers_cut_short += 1
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:

@@ -2,14 +2,15 @@
 
 import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import finesmith
 import pytest
-from finesmith import Client
+from finesmith import Client, RetryPolicy
 
 from tests.unit.client import examples, fake_service
-from tests.unit.client.fake_service import DROPPED, FakeService, Reply
+from tests.unit.client.fake_service import DROPPED, FakeService, Reply, Request
 
 PATH = f"/v1/jobs/{examples.JOB_ID}"
 WEIGHTS = random.Random(7).randbytes(3_000_000)
@@ -149,6 +150,35 @@ def test_a_server_without_ranges_is_read_from_the_beginning(
     service.on("GET", f"{PATH}/artifacts/fused/model.safetensors", half, whole)
     job.download(tmp_path, prefix="fused")
     assert (tmp_path / "fused/model.safetensors").read_bytes() == WEIGHTS
+    assert weights_requests(service) == [None, "bytes=1000000-"]
+
+
+def test_what_never_ends_is_not_read_to_its_end(job: finesmith.Job, service: FakeService, tmp_path: Path) -> None:
+    # More than the sockets' buffers hold: the server notices that nobody reads on.
+    service.on("GET", f"{PATH}/artifacts/fused/config.json", Reply(body=bytes(64 << 20)))
+    with pytest.raises(finesmith.ChecksumMismatch):
+        job.download(tmp_path, prefix="fused/config.json")
+    assert service.num_answers_cut_short == 2
+
+
+def test_a_line_that_breaks_again_and_again_is_no_outage_as_long_as_bytes_come(
+    job: finesmith.Job, service: FakeService, tmp_path: Path
+) -> None:
+    def send_a_little(request: Request) -> Reply:
+        return replace(fake_service.ranged(WEIGHTS)(request), drop_after_bytes=250_000)
+
+    service.on("GET", f"{PATH}/artifacts/fused/model.safetensors", send_a_little)
+    impatient = RetryPolicy(initial_delay_seconds=0.02, max_delay_seconds=0.02, max_outage_seconds=0.04)
+    with Client(service.url, api_key="k", retry=impatient) as client:
+        client.jobs.download(job.id, tmp_path, prefix="fused/model.safetensors")
+    assert (tmp_path / "fused/model.safetensors").read_bytes() == WEIGHTS
+    assert len(weights_requests(service)) == 12
+
+
+def test_content_is_asked_for_uncompressed(job: finesmith.Job, service: FakeService, tmp_path: Path) -> None:
+    job.download(tmp_path, prefix="fused/config.json")
+    (request,) = service.asked("GET", f"{PATH}/artifacts/fused/config.json")
+    assert request.headers["accept-encoding"] == "identity"
 
 
 def test_an_answer_from_another_place_is_refused(job: finesmith.Job, service: FakeService, tmp_path: Path) -> None:

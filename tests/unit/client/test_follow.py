@@ -87,15 +87,16 @@ def test_where_streams_do_not_work_the_list_is_polled(job: finesmith.Job, servic
             fake_service.listing(EVENT[3:4]),
             fake_service.error(503),
             fake_service.listing([]),
-            fake_service.listing(EVENT[4:5]),
+            fake_service.listing(EVENT[4:5], has_more=True),
+            fake_service.listing(EVENT[5:6]),
         ]
     )
     still, over = Reply(json=examples.job()), Reply(json=examples.job("failed"))
     service.on("GET", PATH, still, still, still, over)
     service.on("GET", EVENTS, lambda request: broken if "stream" in request.headers["accept"] else next(polls))
-    assert numbers(job.events(follow=True)) == [1, 2, 3, 4]
+    assert numbers(job.events(follow=True)) == [1, 2, 3, 4, 5]
     polled = [request.query.get("after") for request in service.asked("GET", EVENTS) if request.query]
-    assert polled == [None, "2", "3", "3", "3"]
+    assert polled == [None, "2", "3", "3", "3", "4"]
 
 
 def test_following_outlives_a_restart_of_the_service_without_falling_back(

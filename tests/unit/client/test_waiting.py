@@ -66,6 +66,13 @@ def test_waiting_outlives_an_outage_longer_than_a_call_s_retries(client: Client,
     assert len(service.requests) == 14
 
 
+def test_failures_with_answers_between_them_are_no_outage(service: FakeService) -> None:
+    impatient = RetryPolicy(initial_delay_seconds=0.01, max_delay_seconds=0.01, max_outage_seconds=0.3)
+    service.on("GET", PATH, RUNNING, *[fake_service.error(503), RUNNING] * 3, fake_service.error(503), SUCCEEDED)
+    with Client(service.url, api_key="k", retry=impatient) as client:
+        assert client.jobs.get(examples.JOB_ID).wait(progress=False).status == "succeeded"
+
+
 def test_waiting_gives_an_endless_outage_up(client: Client, service: FakeService) -> None:
     service.on("GET", PATH, RUNNING, fake_service.error(503, "Away."))
     job = client.jobs.get(examples.JOB_ID)
