@@ -41,6 +41,7 @@ TUNING_CONFIG: Mapping[str, object] = {
     "optim": "adamw_torch",
     "logging_steps": 10,
     "save_steps": 1000,
+    "quantization_max_samples": 128,
 }
 """LoRA on a model of two million weights, which takes and needs a high learning rate."""
 
