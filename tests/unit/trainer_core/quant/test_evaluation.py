@@ -58,9 +58,7 @@ def test_an_adapter_changes_the_loss_and_the_base_stays(make_config, trained_mod
     assert evaluate_loss(trained_model, chat_rows, config).loss == plain.loss
 
 
-def test_with_keys_at_their_defaults_the_first_row_chooses(
-    make_config, trained_model, chat_rows
-) -> None:
+def test_with_keys_at_their_defaults_the_first_row_chooses(make_config, trained_model, chat_rows) -> None:
     chosen = evaluate_loss(trained_model, chat_rows, make_config(dataset_key="soda"))
     assert chosen == evaluate_loss(trained_model, chat_rows, make_config(dataset_key="chat", collator_key="chat"))
 
