@@ -31,7 +31,7 @@ class ErrorDetail:
 
 
 class ApiError(HTTPException):
-    """An answer that is not a success: `details` holds all problems, `message` the first of them.
+    """An answer that is not a success: `details` holds all problems, `message` the first and often the only one.
 
     It is an HTTPException because the framework lets only these through while it reads a body.
     """
@@ -55,7 +55,7 @@ class ApiError(HTTPException):
         self.type = error_type(self.status_code)
         self.code = code or self.code
         self.param = param
-        self.details = tuple(details)
+        self.details = tuple(details) or (ErrorDetail(message, param, self.code),)
 
 
 class Unauthenticated(ApiError):
@@ -135,10 +135,12 @@ def convert_http_exception(error: HTTPException) -> ApiError:
     """Turns what the framework raises by itself (no such path, wrong method, unreadable body) into an ApiError."""
     if isinstance(error, ApiError):
         return error
+    # A body that the JSON parser gives up on (too deep, a number of thousands of digits) has its reason below.
+    reason = f"The body cannot be read: {error.__cause__}." if error.__cause__ else str(error.detail)
     messages = {
         404: ("There is no such path.", "not_found"),
         405: ("This path does not take this method.", "method_not_allowed"),
-        400: (str(error.detail), "invalid_body"),
+        400: (reason, "invalid_body"),
     }
     phrase = HTTPStatus(error.status_code).phrase
     message, code = messages.get(error.status_code, (str(error.detail), phrase.lower().replace(" ", "_")))

@@ -11,7 +11,8 @@ from starlette.responses import Response, StreamingResponse
 from app.errors import RangeNotSatisfiable
 from app.storage import Storage
 
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
+# More digits than any content has would be refused by int(), which stops at some thousand of them.
+_RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Where a stream's items come from: events out of the database, log lines out of storage, both also out of Redis."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from app.jobs.views import LogCursor, LogLine
 from app.stored_event import StoredEvent
 
 PAGE_SIZE = 500
+# Fits the narrowest integer column that it is compared with.
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ class LogFeed:
 def parse_event_place(text: str | None) -> Place:
     """Reads `17` or `evt-17`; raises ApiError (422) for anything else."""
     number = (text or "0").removeprefix("evt-")
-    if not number.isdecimal() or len(number) > 15:
+    if not _NUMBER.fullmatch(number):
         raise _wrong_place("the `seq` of an event, such as `17`")
     return Place(0, int(number))
 
@@ -141,7 +144,7 @@ def parse_log_place(text: str | None) -> Place:
     if text is None:
         return Place(0, 0)
     attempt, _, line = text.partition("-")
-    if not (attempt.isdecimal() and line.isdecimal() and len(text) <= 30):
+    if not (_NUMBER.fullmatch(attempt) and _NUMBER.fullmatch(line)):
         raise _wrong_place("the id of a log line, such as `1-42`")
     return Place(int(attempt), int(line))
 

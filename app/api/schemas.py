@@ -134,7 +134,7 @@ class Job(Answer):
     id: str = Field(examples=[EXAMPLE_JOB_ID])
     object: Literal["job"]
     status: JobStatus
-    step: str | None = Field(description="The step that runs, or ran last.")
+    step: str | None = Field(description="The step that runs; null while none does.")
     steps: list[JobStep]
     progress: Progress
     config: dict[str, JsonValue] = Field(

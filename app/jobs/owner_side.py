@@ -123,9 +123,9 @@ class OwnerSide(JobOperations):
         with transaction(self._sessions) as connection:
             job = _lock(connection, owner, job_id)
             if job.status not in FINAL_STATUSES:
-                raise InvalidTransition(f"{job_id} is {job.status}; cancel it before deleting it")
+                raise InvalidTransition(f"job {job_id} is {job.status}; cancel it before deleting it")
             if dependent := repository.find_unfinished_dependent(connection, job_id):
-                raise InvalidTransition(f"{job_id} is the input_job of the unfinished job {dependent}")
+                raise InvalidTransition(f"job {job_id} is the input_job of the unfinished job {dependent}")
             repository.delete_job(connection, job_id)
         self._storage.delete_prefix(f"jobs/{job_id}")
         return as_view(job)

@@ -69,7 +69,7 @@ def request_cancel(job: JobRow) -> Change | None:
     if job.status is JobStatus.CANCELLED:
         return None
     if job.status in FINAL_STATUSES:
-        raise InvalidTransition(f"{job.id} has {job.status} and cannot be cancelled")
+        raise InvalidTransition(f"job {job.id} has {job.status} and cannot be cancelled")
     if job.status is JobStatus.RUNNING:
         return Change({"cancel_requested_at": job.now}) if job.cancel_requested_at is None else None
     return cancel(job)
@@ -95,7 +95,7 @@ def fail(job: JobRow, error: JobError, *, failures: int, outcome: str | None = N
 def retry(job: JobRow) -> Change:
     """The owner sends a failed or cancelled job back to the queue; raises InvalidTransition for any other."""
     if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
-        raise InvalidTransition(f"{job.id} is {job.status}; only a failed or cancelled job can be retried")
+        raise InvalidTransition(f"job {job.id} is {job.status}; only a failed or cancelled job can be retried")
     values = {
         "failures": 0,
         "error": None,

@@ -101,6 +101,7 @@ def test_a_body_over_the_limit_without_a_key_is_refused_in_our_shape(small_serve
         (b"", "application/json", 422, "missing_body"),
         (b'{"config": {}}', "text/plain", 422, "invalid_body"),
         (b'{"config": ' + b"[" * 900 + b"]" * 900 + b"}", "application/json", 422, None),
+        (b'{"config": {"max_steps": ' + b"9" * 100 + b"}}", "application/json", 422, None),
     ],
 )
 def test_a_body_that_is_no_submission_is_answered_in_our_shape(client, content, content_type, status, code):

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from app.api.error_handlers import convert_validation_error
+from app.api.feeds import parse_log_place
 from app.api.schemas import ErrorBody, JobRequest
 from app.api.translation import convert_store_error
 from app.errors import ApiError, Unauthenticated, build_error_response, convert_http_exception
@@ -61,6 +62,28 @@ def test_what_the_framework_raises_gets_the_same_shape(status):
     ErrorBody.model_validate_json(response.body)
 
 
+def test_a_single_problem_is_also_among_the_details():
+    body = ErrorBody.model_validate_json(build_error_response(convert_store_error(JobNotFound("job-x"))).body).error
+    assert [(detail.message, detail.param, detail.code) for detail in body.details] == [
+        (body.message, "job_id", "job_not_found")
+    ]
+
+
+@pytest.mark.parametrize("place", ["abc", "-1", "1-", "1-x", "1-" + "9" * 26, "9" * 26 + "-1", "1-\u0663"])
+def test_a_place_in_a_log_that_cannot_be_is_refused(place):
+    with pytest.raises(ApiError) as caught:
+        parse_log_place(place)
+    assert (caught.value.status_code, caught.value.param) == (422, "after")
+
+
 def test_a_missing_key_is_answered_with_the_scheme_to_use():
     response = build_error_response(Unauthenticated("This call needs an API key."))
     assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_a_body_that_the_parser_gives_up_on_is_answered_with_the_reason():
+    error = HTTPException(400, "There was an error parsing the body")
+    error.__cause__ = RecursionError("maximum recursion depth exceeded")
+    converted = convert_http_exception(error)
+    assert converted.message == "The body cannot be read: maximum recursion depth exceeded."
+    assert converted.code == "invalid_body"
