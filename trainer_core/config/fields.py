@@ -9,8 +9,10 @@ from pydantic.dataclasses import dataclass
 from trainer_core.config.checks import raise_problems
 from trainer_core.config.parsing import parse_deepspeed_stage, parse_lora_targets, split_lora_targets, split_names
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+# What libraries count with: a longer number would break them in mid-training.
+LARGEST_COUNT = 2**31 - 1
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
@@ -110,7 +112,7 @@ class Config:
     """Make the quantized model's repository private."""
     gptq_bits: Literal[2, 3, 4, 8] = 4
     """Bits of a quantized weight."""
-    gptq_group_size: Annotated[int, Field(ge=-1)] = 128
+    gptq_group_size: Annotated[int, Field(ge=-1, le=LARGEST_COUNT)] = 128
     """Weights that share a scale; -1: one scale a row."""
     gptq_disable_exllama: bool = True
     """ExLlama kernels went with auto-gptq, so that only True is accepted."""
@@ -126,7 +128,7 @@ class Config:
     """File of the prepared evaluation data. None: no evaluation data are kept. For scripts only."""
     shuffle: bool = True
     """Shuffle the training data once, by `seed`, when they are prepared."""
-    max_eval_samples: int = 1_000
+    max_eval_samples: Annotated[int, Field(ge=-LARGEST_COUNT, le=LARGEST_COUNT)] = 1_000
     """At most this many evaluation samples; 0 or less: no bound."""
     add_eval_to_train_if_no_path: bool = False
     """Train on the data set's evaluation data when there is nowhere to keep them."""
