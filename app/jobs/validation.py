@@ -110,6 +110,9 @@ def _check_steps(
         model=not artifacts.isdisjoint({"fused", "model"}),
     )
     found = check_steps(checked.config, steps, inputs)
+    if any(problem.param == "input_job" for problem in references.problems):
+        # What the steps lack then is only what that job would have given.
+        found = [problem for problem in found if problem.code != "missing_input"]
     return steps, [_over_http(problem.message, problem.param, problem.code) for problem in found]
 
 

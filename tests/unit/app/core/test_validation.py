@@ -173,6 +173,8 @@ def test_gpus_beyond_every_host_are_refused(core: CoreInstallation) -> None:
 def test_input_job_must_have_ended_and_published_something(core: CoreInstallation) -> None:
     job = core.submit()
     assert [p.code for p in find_problems(core, input_job=job.id)] == ["job_not_finished"]
+    # Not also that fuse has no adapter, which would lead and is not what is wrong.
+    assert [p.code for p in find_problems(core, input_job=job.id, steps=["fuse"])] == ["job_not_finished"]
     core.jobs.cancel(OWNER, job.id)
     assert [p.code for p in find_problems(core, input_job=job.id)] == ["missing_input"]
 
