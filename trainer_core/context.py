@@ -9,6 +9,7 @@ from typing import Literal, Protocol, Self
 from trainer_core.enums import Step
 from trainer_core.events import EventLevel
 from trainer_core.job_spec import StepInputs
+from trainer_core.redaction import Redactor
 from trainer_core.types import JsonValue
 
 ArtifactName = Literal["data", "adapter", "model", "fused", "quantized"]
@@ -105,6 +106,8 @@ class StepContext:
     model_id: str | None = None
     """The base model's name as the user gave it, when the Config holds the local folder it was staged in; goes into
     model cards and `adapter_config.json`. None: the Config's name is the user's."""
+    redactor: Redactor = field(default_factory=Redactor)
+    """Cleans texts that leave the host with the artifacts: no secret, no path of a job's host."""
 
     @classmethod
     def for_script(cls, step: Step) -> Self:

@@ -43,6 +43,8 @@ class JobSpec:
     inputs: StepInputs = field(default_factory=StepInputs)
     plugins: str | None = None
     """A comma list of `module:function` to call before a registry is read; None: entry points alone."""
+    public_names: Mapping[str, str] = field(default_factory=dict)
+    """What the user calls a folder of this host, such as `local:base`, by its path."""
 
     def to_json(self) -> str:
         """Returns the spec as one JSON document."""
@@ -54,6 +56,7 @@ class JobSpec:
                 "steps": [step.value for step in self.steps],
                 "inputs": asdict(self.inputs),
                 "plugins": self.plugins,
+                "public_names": dict(self.public_names),
             },
             ensure_ascii=False,
             indent=1,
@@ -70,4 +73,5 @@ class JobSpec:
             steps=tuple(Step(name) for name in fields["steps"]),
             inputs=StepInputs(**fields["inputs"]),
             plugins=fields["plugins"],
+            public_names=fields["public_names"],
         )

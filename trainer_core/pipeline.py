@@ -26,6 +26,7 @@ from trainer_core.attempt.outcome import (
     read_failure,
     write_result,
 )
+from trainer_core.attempt.public_names import build_redactor
 from trainer_core.attempt.secrets_line import read_secrets
 from trainer_core.attempt.staged_inputs import are_inputs_staged
 from trainer_core.attempt.step_exit import classify_step_exit
@@ -36,7 +37,6 @@ from trainer_core.job_spec import JobSpec
 from trainer_core.launch.base import Launcher, LaunchRequest
 from trainer_core.launch.single import SingleLauncher
 from trainer_core.launch.step_process import StepProcess
-from trainer_core.redaction import Redactor
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace
 
@@ -82,7 +82,7 @@ class Pipeline:
         self._launcher = launcher
         self._stage_launcher = stage_launcher
         self._stop = stop
-        self._redactor = Redactor(tuple(secrets.values()))
+        self._redactor = build_redactor(spec, workspace=workspace, secrets=secrets)
         self._attempt = workspace.attempt(spec.attempt)
 
     def run(self) -> AttemptResult:

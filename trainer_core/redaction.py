@@ -1,7 +1,7 @@
-"""Removal of secrets from what leaves a step: its output, its events, its error."""
+"""Removal of secrets and of the host's paths from what leaves a step: its output, its events, its error."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _REPLACEMENT = b"[redacted]"
 _KNOWN_PATTERNS = (rb"hf_[A-Za-z0-9]{30,}",)
@@ -9,18 +9,20 @@ _KNOWN_PATTERNS = (rb"hf_[A-Za-z0-9]{30,}",)
 
 
 class Redactor:
-    """Replaces the given secrets, and what looks like a Hub token, by `[redacted]`."""
+    """Replaces the given secrets, and what looks like a Hub token, by `[redacted]`, and paths by their public names."""
 
-    def __init__(self, secrets: Sequence[str] = ()) -> None:
-        exact = sorted({secret.encode() for secret in secrets if secret}, key=len, reverse=True)
+    def __init__(self, secrets: Sequence[str] = (), *, public_names: Mapping[str, str] | None = None) -> None:
+        """`public_names`: what users call a path of this host, by the path."""
+        self._names = {path.encode(): name.encode() for path, name in (public_names or {}).items() if path}
+        exact = sorted({*self._names, *(secret.encode() for secret in secrets if secret)}, key=len, reverse=True)
         self._pattern = re.compile(b"|".join([*(re.escape(secret) for secret in exact), *_KNOWN_PATTERNS]))
         self.max_secret_bytes = max([256, *(len(secret) for secret in exact)])
         """How many bytes a secret may take: what a reader of pieces has to hold back."""
 
     def redact(self, content: bytes) -> bytes:
-        """Returns the bytes without secrets."""
-        return self._pattern.sub(_REPLACEMENT, content)
+        """Returns the bytes without secrets and paths."""
+        return self._pattern.sub(lambda found: self._names.get(found.group(), _REPLACEMENT), content)
 
     def redact_text(self, text: str) -> str:
-        """Returns the text without secrets."""
+        """Returns the text without secrets and paths."""
         return self.redact(text.encode(errors="replace")).decode()

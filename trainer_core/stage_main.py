@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from types import FrameType
 
 from trainer_core.attempt.outcome import EXIT_TERMINATED
+from trainer_core.attempt.public_names import build_redactor
 from trainer_core.attempt.secrets_line import read_secrets
 from trainer_core.attempt.staged_inputs import StageFunction, stage_from_hub
 from trainer_core.job_spec import JobSpec
 from trainer_core.plugins import load_plugins
-from trainer_core.redaction import Redactor
 from trainer_core.step_main import guard_step, parse_step_arguments, stage_inputs
 from trainer_core.watchdog import exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, *, stage: StageFunction = stage
         workspace=workspace,
         attempt=options.attempt,
         step=options.step,
-        redactor=Redactor(tuple(secrets.values())),
+        redactor=build_redactor(spec, workspace=workspace, secrets=secrets),
     )
 
 

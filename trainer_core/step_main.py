@@ -27,6 +27,7 @@ from trainer_core.attempt.outcome import (
     Failure,
     write_failure,
 )
+from trainer_core.attempt.public_names import build_redactor
 from trainer_core.attempt.secrets_line import read_secrets
 from trainer_core.attempt.staged_inputs import (
     StagedRecord,
@@ -56,13 +57,21 @@ class StepRun:
     """One step of one attempt, from its inputs to its done marker."""
 
     def __init__(
-        self, spec: JobSpec, *, step: Step, workspace: Workspace, secrets: Mapping[str, str], stop: StopFlag
+        self,
+        spec: JobSpec,
+        *,
+        step: Step,
+        workspace: Workspace,
+        secrets: Mapping[str, str],
+        stop: StopFlag,
+        redactor: Redactor,
     ) -> None:
         self._spec = spec
         self._step = step
         self._workspace = workspace
         self._secrets = secrets
         self._stop = stop
+        self._redactor = redactor
 
     def run(self, events: EventWriter, *, load_step: LoadStep, stage: StageFunction) -> None:
         """Runs the step. Raises whatever the step raises, and StepInterrupted when it was asked to stop."""
@@ -87,7 +96,8 @@ class StepRun:
             events=events,
             inputs=self._spec.inputs,
             stop=self._stop,
-            model_id=self._spec.config.get("model_name_or_path"),
+            model_id=self._redactor.redact_text(str(self._spec.config.get("model_name_or_path"))),
+            redactor=self._redactor,
         )
         if self._stop.is_set:
             raise StepInterrupted(f"{self._step} was stopped before it began")
@@ -142,13 +152,14 @@ def main(
 
     workspace = Workspace(options.workspace)
     spec = JobSpec.from_json(workspace.attempt(options.attempt).job.read_text())
-    run = StepRun(spec, step=options.step, workspace=workspace, secrets=secrets, stop=stop)
+    redactor = build_redactor(spec, workspace=workspace, secrets=secrets)
+    run = StepRun(spec, step=options.step, workspace=workspace, secrets=secrets, stop=stop, redactor=redactor)
     return guard_step(
         lambda events: run.run(events, load_step=load_step, stage=stage),
         workspace=workspace,
         attempt=options.attempt,
         step=options.step,
-        redactor=Redactor(tuple(secrets.values())),
+        redactor=redactor,
     )
 
 

@@ -40,13 +40,19 @@ class InputStager:
 
         Raises StepInputError for an input that is gone or damaged, OSError, and whatever `check` raises.
         """
+        config = resolve_local_names(self._claim.config, self._settings)
         return JobSpec(
             job_id=self._claim.job_id,
             attempt=self._claim.attempt,
-            config=resolve_local_names(self._claim.config, self._settings),
+            config=config,
             steps=self._steps,
             inputs=self._stage_job_artifacts(self._stage_files()),
             plugins=self._settings.plugins,
+            public_names={
+                str(config[field]): str(given)
+                for field, given in self._claim.config.items()
+                if isinstance(given, str) and given.startswith(_LOCAL_PREFIX)
+            },
         )
 
     def _stage_files(self) -> StepInputs:

@@ -133,7 +133,7 @@ class Experiment(ExperimentHooks):
         """Writes `training_config.json` without secrets into `output_dir`."""
         output_dir = Path(self.config.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dump_config(self.config), indent=2, ensure_ascii=False)
+        text = self.context.redactor.redact_text(json.dumps(dump_config(self.config), indent=2, ensure_ascii=False))
         (output_dir / "training_config.json").write_text(text + "\n", encoding="utf-8")
 
     def checks(self) -> None:

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from trainer_core.attempt.log_sink import LogSink
+from trainer_core.attempt.public_names import build_redactor
+from trainer_core.enums import Step
+from trainer_core.job_spec import JobSpec
 from trainer_core.redaction import Redactor
+from trainer_core.workspace import Workspace
 
 
 def write_all(path: Path, chunks: list[bytes], **options) -> bytes:
@@ -92,3 +96,13 @@ def test_drain_reads_until_the_writer_is_gone(tmp_path):
 )
 def test_known_tokens_and_given_secrets_are_removed(text, expected):
     assert Redactor(("k1", "")).redact_text(text) == expected
+
+
+def test_paths_of_the_host_leave_it_by_their_public_names(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "job-1")
+    spec = JobSpec(
+        job_id="job-1", attempt=1, config={}, steps=(Step.TRAIN,), public_names={"/models/base": "local:base"}
+    )
+    redactor = build_redactor(spec, workspace=workspace, secrets={"huggingface_hub_token": "canary"})
+    told = redactor.redact_text(f"canary: fused {workspace.root}/outputs into /models/base in {workspace.root}")
+    assert told == "[redacted]: fused outputs into local:base in workspace"
