@@ -10,13 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import redis
 from redis.exceptions import RedisError
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.children import Child, ChildSpec, reap_adopted
 from app.first_start import prepare_data_folder
@@ -161,8 +162,14 @@ class _Embedded:
             return
         _say(f"The {child.spec.name} ended with status {status} and is started again; see {child.spec.log_path}.")
         if child.spec.worker_id is not None:
-            # Else its jobs would wait for their leases to run out.
-            self.state.jobs.expire_leases_of(child.spec.worker_id)
+            self._take_back_jobs(child.spec.worker_id)
+
+    def _take_back_jobs(self, worker_id: str) -> None:
+        """Else its jobs would wait for their leases to run out, as they do where the database takes nothing down."""
+        try:
+            self.state.jobs.expire_leases_of(worker_id)
+        except SQLAlchemyError as error:
+            _say(f"Its jobs wait for their leases to run out: the database failed ({type(error).__name__}).")
 
     def _is_ready(self) -> bool:
         try:
@@ -206,7 +213,9 @@ class _Embedded:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    # Standard error may be a file on a full disk.
+    with suppress(OSError):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text)
 
 
 def uses_embedded_valkey(settings: Settings) -> bool:

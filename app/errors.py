@@ -136,7 +136,8 @@ def convert_http_exception(error: HTTPException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     # A body that the JSON parser gives up on (too deep, a number of thousands of digits) has its reason below.
-    reason = f"The body cannot be read: {error.__cause__}." if error.__cause__ else str(error.detail)
+    is_parsers = isinstance(error.__cause__, ValueError | RecursionError)
+    reason = f"The body cannot be read: {error.__cause__}." if is_parsers else str(error.detail)
     messages = {
         404: ("There is no such path.", "not_found"),
         405: ("This path does not take this method.", "method_not_allowed"),

@@ -6,11 +6,13 @@ import signal
 import socket
 import sys
 from types import FrameType
+from typing import TextIO, cast
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from app.log_stream import LogStream
 from app.main import create_app
 from app.settings import Settings
 
@@ -86,6 +88,8 @@ def bind_listener(host: str, port: int) -> socket.socket:
 def configure_logging(level: str) -> None:
     """One JSON object a line on standard error, for structlog and the standard library alike."""
     number = logging.getLevelNamesMapping()[level.upper()]
+    # A line is written within a request: one that cannot be would end it as a 500.
+    stream = cast(TextIO, LogStream(sys.stderr))
     shared: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -94,10 +98,10 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

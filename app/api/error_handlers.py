@@ -28,7 +28,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def answer_http_exception(request: Request, error: HTTPException) -> Response:
-        return build_error_response(convert_http_exception(error))
+        # The framework wraps whatever it meets while it reads a body, such as a disk too full for an upload.
+        full = _find_full_storage(error.__cause__)
+        return build_error_response(full or convert_http_exception(error))
 
     @app.exception_handler(RequestValidationError)
     async def answer_validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -44,11 +46,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def answer_os_error(request: Request, error: OSError) -> Response:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        full = _find_full_storage(error)
+        if full is None:
             raise error
-        return build_error_response(
-            ApiError("The service's storage is full; nothing was stored.", status=507, code="storage_full")
-        )
+        return build_error_response(full)
 
     @app.exception_handler(ClientDisconnect)
     async def answer_nobody(request: Request, error: ClientDisconnect) -> Response:
@@ -63,6 +64,12 @@ def add_error_handlers(app: FastAPI) -> None:
         # The middleware that sets this header on all other answers lies inside the one that calls this handler.
         response.headers[REQUEST_ID_HEADER] = request_id
         return response
+
+
+def _find_full_storage(error: BaseException | None) -> ApiError | None:
+    if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return None
+    return ApiError("The service's storage is full; nothing was stored.", status=507, code="storage_full")
 
 
 def convert_validation_error(errors: Sequence[Any]) -> ApiError:

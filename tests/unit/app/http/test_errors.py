@@ -1,13 +1,16 @@
 """Every error has one shape, names what is wrong, and never repeats a value."""
 
+import errno
 import json
 
 import pytest
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.testclient import TestClient
 
-from app.api.error_handlers import convert_validation_error
+from app.api.error_handlers import add_error_handlers, convert_validation_error
 from app.api.feeds import parse_log_place
 from app.api.schemas import ErrorBody, JobRequest
 from app.api.translation import convert_store_error
@@ -87,3 +90,19 @@ def test_a_body_that_the_parser_gives_up_on_is_answered_with_the_reason():
     converted = convert_http_exception(error)
     assert converted.message == "The body cannot be read: maximum recursion depth exceeded."
     assert converted.code == "invalid_body"
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_full_disk_is_answered_as_such_wherever_it_is_met(is_wrapped):
+    app = FastAPI()
+    add_error_handlers(app)
+
+    @app.post("/")
+    def fill() -> None:
+        error = OSError(errno.ENOSPC, "No space left on device")
+        if is_wrapped:
+            raise HTTPException(400, "There was an error parsing the body") from error
+        raise error
+
+    answer = TestClient(app).post("/")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
