@@ -34,14 +34,12 @@ class DiskReserve:
         folder = self._path.parent
         if self._path.exists() or shutil.disk_usage(folder).free < 4 * self._num_bytes:
             return
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.posix_fallocate(fd, 0, self._num_bytes)
+            with self._path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, self._num_bytes)
         except OSError as error:
             logger.info("no room is kept for a full disk: %s", error)
-            self._path.unlink(missing_ok=True)
-        finally:
-            os.close(fd)
+            self.release()
 
     def release(self) -> None:
         """Gives the room up."""

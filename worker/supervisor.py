@@ -118,7 +118,10 @@ class Supervisor:
         # A job must not stay without an end because of a fault of ours: it ends in a code, and the log has the rest.
         except Exception as error:
             logger.exception("%s could not be run", self._claim.job_id)
-            return _describe_fault(error), workspace
+            outcome = _describe_fault(error)
+            if _is_disk_full(outcome):
+                self._reserve.release()
+            return outcome, workspace
 
     def _run_in(self, workspace: Workspace) -> Outcome:
         claim, services = self._claim, self._services
@@ -132,6 +135,7 @@ class Supervisor:
         AttemptRestorer(spec, workspace=workspace, storage=services.storage, check=self._raise_if_stopped).restore()
         attempt = workspace.attempt(claim.attempt)
         attempt.job.write_text(spec.to_json())
+        self._reserve.fill()
 
         publisher = Publisher(workspace, services=services, job_id=claim.job_id, attempt=claim.attempt)
         publishing = PublisherThread(publisher, workspace=workspace, keeper=self._keeper)

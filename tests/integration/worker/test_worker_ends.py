@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,7 @@ def test_an_attempt_that_lost_its_lease_is_killed_and_writes_nothing(installatio
 @pytest.fixture
 def small_disk(short_folder):
     folder = short_folder / "small"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -163,6 +164,22 @@ def test_a_job_that_fills_the_disk_of_the_database_too_fails_and_the_next_one_ru
     assert [step.status for step in job.steps] == ["succeeded", "failed"]
     following = installation.wait(installation.submit({}, steps=["prepare"]))
     assert following.status is JobStatus.SUCCEEDED
+    installation.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_job_fails_on_a_disk_that_something_else_has_filled(small_disk, build_installation):
+    installation = build_installation("small/all")
+    installation.start_worker()
+    job_id = installation.submit({"train": {"sleep": 5, "fill_disk": True}})
+    installation.wait_asleep(job_id)
+
+    with (small_disk / "foreign").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * (1 << 16))
+
+    job = installation.wait(job_id)
+    assert (job.status, job.error.code, job.error.step) == (JobStatus.FAILED, "disk_full", "train")
     installation.close()
 
 

@@ -155,9 +155,9 @@ ORDERS = {
     "grandchild": start_grandchild,
     "fail": fail,
     "fail_once": fail_once,
-    "fill_disk": fill_disk,
     "sleep": sleep,
     "sleep_once": sleep_once,
+    "fill_disk": fill_disk,
     "ignore_signals": ignore_signals,
 }
 
