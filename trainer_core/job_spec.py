@@ -73,5 +73,6 @@ class JobSpec:
             steps=tuple(Step(name) for name in fields["steps"]),
             inputs=StepInputs(**fields["inputs"]),
             plugins=fields["plugins"],
-            public_names=fields["public_names"],
+            # A worker that was started before an upgrade writes what it knows.
+            public_names=fields.get("public_names", {}),
         )

@@ -138,9 +138,11 @@ def _check_names(fields: Mapping[str, Any], settings: Settings) -> Iterator[Prob
         message = f"lora_hub_model_id: {adapter!r} is not of the form owner/name"
         yield Problem(message, "config.lora_hub_model_id", "invalid_value")
     calibration = fields["quantization_dataset_id"]
-    if isinstance(calibration, str) and not calibration.startswith("file-") and not HUB_ID.fullmatch(calibration):
-        message = f"quantization_dataset_id: {calibration!r} is neither a file's id nor owner/name on the Hub"
-        yield Problem(message, "config.quantization_dataset_id", "invalid_value")
+    if isinstance(calibration, str) and not calibration.startswith("file-"):
+        is_on_hub = HUB_ID.fullmatch(calibration) is not None
+        message = f"quantization_dataset_id: {calibration!r} is not a file's id; upload the rows to /v1/files"
+        code = "not_yet_supported" if is_on_hub else "invalid_value"
+        yield Problem(message, "config.quantization_dataset_id", code)
     pinned = f"{fields['model_name_or_path']}@{fields['model_revision']}"
     if fields["trust_remote_code"] is True and pinned not in settings.trusted_model_code:
         message = (
@@ -158,6 +160,12 @@ def _find_fault_of_model(value: str, model_root: Path | None) -> str | None:
     if model_root is None:
         return f"{value!r}: this installation has no folder of local models (FINESMITH_MODEL_ROOT)"
     # A worker on another host may have the folder where this one does not; it checks again.
-    if model_root.is_dir() and not (model_root / value.removeprefix("local:")).is_dir():
+    if not model_root.is_dir():
+        return None
+    folder = model_root / value.removeprefix("local:")
+    if not folder.is_dir():
         return f"{value!r}: there is no such folder below FINESMITH_MODEL_ROOT"
+    # A tokenizer's folder has no config.json of a model.
+    if not any((folder / name).is_file() for name in ("config.json", "tokenizer.json", "tokenizer_config.json")):
+        return f"{value!r}: the folder below FINESMITH_MODEL_ROOT holds neither a model nor a tokenizer"
     return None

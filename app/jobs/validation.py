@@ -172,5 +172,8 @@ def _find_warnings(
         yield "quantization_dataset_id is not used: quantize is not among the steps"
     if submission.validation_file is not None and Step.PREPARE not in steps:
         yield "validation_file is not used: prepare is not among the steps"
+    brings_own_rows = Step.PREPARE in steps and submission.training_file is None
+    if brings_own_rows and "dataset_key" not in submission.config:
+        yield f"training_file is not given: the data set {checked.config.dataset_key!r} brings its own rows"
     if installation.most_gpus is None:
         yield "no worker has announced itself yet: the job will wait for one"

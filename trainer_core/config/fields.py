@@ -190,7 +190,7 @@ class Config:
     # LoRA
     apply_lora: bool = False
     """Train a LoRA adapter instead of all weights."""
-    lora_rank: Positive = 8
+    lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Rank of the adapter's matrices."""
     lora_alpha: Positive = 32
     """The adapter's product is multiplied by `lora_alpha / lora_rank`."""

@@ -122,7 +122,10 @@ def _open_upload(path: str, *, role: Role, label: str, target: Path) -> RowFile:
     rows = RowsOnDisk(file, label=label)
     if not rows:
         raise DataError(f"{label}: the file has no rows", param=label)
-    rows.check()
+    try:
+        rows.check()
+    except DataError as error:
+        raise DataError(error.message, param=label) from error
     return RowFile(role=role, rows=rows, num_rows=len(rows), label=label, target=target)
 
 

@@ -111,7 +111,12 @@ def _check_file(config: Config, file: RowFile, context: StepContext) -> TokenCou
             f"{file.label}: {name} has {len(dataset)} samples for {file.num_rows} rows", param="dataset_key"
         )
     collator = build_collator(config, build_tokenizer(config))
-    counts = check_rows(dataset, collator, locate=file.locate, num_rows=file.num_rows)
+    try:
+        counts = check_rows(dataset, collator, locate=file.locate, num_rows=file.num_rows)
+    except DataError as error:
+        if error.param is not None or file.target is None:
+            raise
+        raise DataError(error.message, param=file.label) from error
     for fault in check_labels(dataset, collator, num_rows=file.num_rows):
         if config.trainer_key in ("default", "lm"):
             raise DataError(fault, param="collator_key")

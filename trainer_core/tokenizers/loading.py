@@ -21,6 +21,8 @@ def build_tokenizer(config: Config, *, name: str | None = None) -> Any:
 
     name = name or config.correct_tokenizer_name_or_path
     param = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise ModelLoadError(f"{param}: there is no folder {name!r}", param=param)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name,

@@ -46,6 +46,7 @@ def find_problems(core: CoreInstallation, config: Mapping[str, Any] | None = Non
         ({"lora_hub_model_id": "x"}, "config.lora_hub_model_id", "owner/name"),
         ({"trust_remote_code": True}, "config.trust_remote_code", "administrator"),
         ({"quantization_dataset_id": "rows"}, "config.quantization_dataset_id", "file's id"),
+        ({"quantization_dataset_id": "owner/rows"}, "config.quantization_dataset_id", "upload the rows"),
         ({"quantization_dataset_id": "file-nope"}, "config.quantization_dataset_id", "no such file"),
         ({"collator_separator": "a\0b"}, "config.collator_separator", "NUL"),
         ({"dataset_key": "general"}, "training_file", "brings no data"),
@@ -143,12 +144,14 @@ def test_given_data_set_is_not_overruled(core: CoreInstallation) -> None:
 
 def test_local_model_is_a_folder_below_the_model_root(tmp_path: Path) -> None:
     (tmp_path / "models" / "llama").mkdir(parents=True)
+    (tmp_path / "models" / "llama" / "config.json").touch()
+    (tmp_path / "models" / "empty").mkdir()
     (tmp_path / "models" / "file").touch()
     with open_installation(tmp_path, model_root=tmp_path / "models") as core:
         from app.db.migrate import upgrade
 
         upgrade(core.settings.database_url)
-        for name, expected in (("llama", 0), ("nope", 1), ("file", 1)):
+        for name, expected in (("llama", 0), ("nope", 1), ("file", 1), ("empty", 1)):
             assert len(find_problems(core, {"model_name_or_path": f"local:{name}"})) == expected
 
 

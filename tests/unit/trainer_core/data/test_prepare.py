@@ -158,16 +158,18 @@ def test_validation_rows_are_never_trained_on(bench: Bench, write_jsonl: WriteJs
 def test_a_bad_row_is_named_by_its_line_and_nothing_is_written(
     bench: Bench, write_jsonl: WriteJsonl, rows: list[Any], keys: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         bench.run(StepInputs(training_file=str(write_jsonl(rows))), **keys)
+    assert caught.value.param == "training_file"
     assert not (bench.root / "data").exists()
 
 
 def test_a_line_that_is_not_json_is_named(bench: Bench, tmp_path: Path) -> None:
     upload = tmp_path / "upload.jsonl"
     upload.write_text('{"text": "a"}\n\n{"text": \n')
-    with pytest.raises(DataError, match="training_file line 3: not JSON"):
+    with pytest.raises(DataError, match="training_file line 3: not JSON") as caught:
         bench.run(StepInputs(training_file=str(upload)))
+    assert caught.value.param == "training_file"
 
 
 def test_cut_rows_are_counted_and_told(bench: Bench, write_jsonl: WriteJsonl) -> None:
