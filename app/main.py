@@ -115,6 +115,8 @@ async def _run_services(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _close(services: Services) -> None:
+    if services.group_commit is not None:
+        services.group_commit.close()
     services.queue.close()
     services.bus.close()
     services.engine.dispose()

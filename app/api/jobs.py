@@ -3,12 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api import examples, schemas
 from app.api.deps import After, JobId, Limit, PrincipalDep, ServicesDep
 from app.api.live_wait import wait_until_final
+from app.api.quick_calls import read_job, submit_job
 from app.api.rendering import json_response, render_deleted, render_error, render_job, render_list
 from app.api.responses import error_responses, example_of
 from app.api.translation import build_submission, convert_problems
@@ -53,7 +53,7 @@ IdempotencyKey = Annotated[
         **error_responses(400, 413, 422),
     },
 )
-def create_job(
+async def create_job(
     body: schemas.JobRequest, services: ServicesDep, principal: PrincipalDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Checks the whole submission and puts the job into the queue.
@@ -61,7 +61,7 @@ def create_job(
     Everything that can be known to be wrong is refused here, with all problems in `error.details`: unknown keys with
     the nearest name, steps without a source, files that are not yours, models that are not there.
     """
-    submitted = services.jobs.submit(principal.owner, build_submission(body), idempotency_key=idempotency_key)
+    submitted = await submit_job(services, principal.owner, build_submission(body), idempotency_key=idempotency_key)
     headers = {"location": f"/v1/jobs/{submitted.job.id}"}
     if submitted.replayed:
         headers["idempotent-replayed"] = "true"
@@ -137,7 +137,7 @@ async def get_job(
     ] = None,
 ) -> Response:
     """Answers the job; with `wait` it waits for its end first, but no longer than that many seconds."""
-    job = await run_in_threadpool(services.jobs.get, principal.owner, job_id)
+    job = await read_job(services, principal.owner, job_id)
     if wait:
         job = await wait_until_final(services, request, principal.owner, job, max_seconds=wait)
     return json_response(render_job(job))

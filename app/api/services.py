@@ -7,6 +7,7 @@ from sqlalchemy import Engine, text
 
 from app.api.live import LiveHub
 from app.bus import AsyncBus, Bus
+from app.db.group_commit import GroupCommit
 from app.db.session import SessionFactory, build_engine
 from app.files.service import FileService
 from app.jobs.service import JobService
@@ -33,6 +34,8 @@ class Services:
     live: LiveHub
     queue: WakeupQueue
     bus: Bus
+    group_commit: GroupCommit | None
+    """Writes submissions where the database is SQLite, which is local: its short reads need no thread either."""
 
     def check_database(self) -> None:
         """Raises what the driver raises when the database does not answer."""
@@ -58,4 +61,5 @@ def build_services(settings: Settings) -> Services:
         live=LiveHub(AsyncBus(settings.redis_url)),
         queue=queue,
         bus=bus,
+        group_commit=GroupCommit(sessions) if engine.dialect.name == "sqlite" else None,
     )

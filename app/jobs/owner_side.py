@@ -1,7 +1,7 @@
 """What owners do with their jobs: submit, look, cancel, retry, delete."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from json import dumps
 
@@ -23,6 +23,7 @@ from app.jobs.errors import (
 from app.jobs.operations import JobOperations
 from app.jobs.references import find_references
 from app.jobs.rows import JobRow, as_view, dump_progress, dump_steps
+from app.jobs.secrets import SealedSecret
 from app.jobs.storable import is_storable_text
 from app.jobs.validation import Checked, Validation, check_submission
 from app.jobs.views import (
@@ -42,6 +43,26 @@ from app.stored_event import StoredEvent
 MAX_KEY_CHARS = 255
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A submission that was checked and is about to be stored."""
+
+    job_id: str
+    owner: str
+    submission: JobSubmission
+    idempotency_key: str | None
+    checked: Checked
+    sealed: tuple[SealedSecret, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A submission that is committed when its transaction is."""
+
+    submitted: Submitted
+    assignments: Sequence[Assignment]
+
+
 class OwnerSide(JobOperations):
     """Every method is one transaction, and knows only the owner's jobs."""
 
@@ -50,22 +71,41 @@ class OwnerSide(JobOperations):
 
         Raises InvalidSubmission with every problem, IdempotencyConflict.
         """
+        prepared = self.prepare(owner, submission, idempotency_key=idempotency_key)
+        with transaction(self._sessions) as connection:
+            stored = self.store(connection, prepared)
+        self.wake(stored.assignments)
+        return stored.submitted
+
+    def prepare(self, owner: str, submission: JobSubmission, *, idempotency_key: str | None = None) -> Prepared:
+        """The long part of `submit`, which needs no lock: checks everything and seals the secrets. Writes nothing."""
         job_id = new_id("job")
-        # The long part happens before the lock that all writers of SQLite share.
         checked = self._check(owner, submission)
         sealed = [self._cipher.seal(job_id, field=name, value=value) for name, value in checked.secrets.items()]
-        with transaction(self._sessions) as connection:
-            if idempotency_key is not None:
-                earlier = _take_key(connection, owner, submission, key=idempotency_key, job_id=job_id)
-                if earlier is not None:
-                    return Submitted(as_view(earlier), replayed=True)
-            if problems := checked.validation.problems or find_references(connection, owner, submission).problems:
-                raise InvalidSubmission(problems)
-            assignments = self._place(connection, job_id, checked)
-            job = _insert(connection, job_id, owner, submission=submission, checked=checked, assignments=assignments)
-            records.insert_secrets(connection, job_id, sealed)
+        return Prepared(job_id, owner, submission, idempotency_key, checked, tuple(sealed))
+
+    def store(self, connection: Connection, prepared: Prepared) -> Stored:
+        """The part of `submit` that writes; the caller commits, then calls `wake`.
+
+        Raises InvalidSubmission with every problem, IdempotencyConflict.
+        """
+        owner, submission, checked = prepared.owner, prepared.submission, prepared.checked
+        if prepared.idempotency_key is not None:
+            earlier = _take_key(connection, owner, submission, key=prepared.idempotency_key, job_id=prepared.job_id)
+            if earlier is not None:
+                return Stored(Submitted(as_view(earlier), replayed=True), assignments=())
+        if problems := checked.validation.problems or find_references(connection, owner, submission).problems:
+            raise InvalidSubmission(problems)
+        assignments = self._place(connection, prepared.job_id, checked)
+        job = _insert(
+            connection, prepared.job_id, owner, submission=submission, checked=checked, assignments=assignments
+        )
+        records.insert_secrets(connection, prepared.job_id, prepared.sealed)
+        return Stored(Submitted(as_view(job), replayed=False), assignments)
+
+    def wake(self, assignments: Sequence[Assignment]) -> None:
+        """Tells the workers that a job was placed with; best effort, at most half a second."""
         self._wake(assignments)
-        return Submitted(as_view(job), replayed=False)
 
     def validate(self, owner: str, submission: JobSubmission) -> Validation:
         """All that `submit` would check; stores nothing."""
