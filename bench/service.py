@@ -244,6 +244,8 @@ def run_service(kind: Literal["api", "up"]) -> Iterator[Service]:
     with tempfile.TemporaryDirectory(prefix="fs-bench-") as name:
         folder = Path(name)
         (folder / "models" / "none").mkdir(parents=True)
+        # The app asks for a model's files; that there are no weights is found by the step.
+        (folder / "models" / "none" / "config.json").write_text("{}")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         environment = {
