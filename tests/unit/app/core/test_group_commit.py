@@ -10,7 +10,6 @@ from sqlalchemy import Connection, text
 from app.db.group_commit import GroupCommit
 from app.db.session import SessionFactory, build_engine, snapshot, transaction
 
-
 NUMBERS = [1, 2, -7, 3, 4, -3, 5]
 """Negative ones fail after they were written."""
 
