@@ -13,3 +13,6 @@ Batch: TypeAlias = "dict[str, Tensor]"
 
 JsonValue: TypeAlias = Any
 """Anything that JSON can hold."""
+
+JsonScalar: TypeAlias = bool | int | float | str | None
+"""One value of JSON that holds no others."""

@@ -7,7 +7,16 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from trainer_core.config.checks import raise_problems
-from trainer_core.config.parsing import parse_deepspeed_stage, parse_lora_targets, split_lora_targets, split_names
+from trainer_core.config.parsing import (
+    parse_deepspeed_stage,
+    parse_lora_init,
+    parse_lora_targets,
+    parse_options,
+    split_lora_targets,
+    split_names,
+    split_optional_names,
+)
+from trainer_core.types import JsonScalar
 
 # What libraries count with: a longer number would break them in mid-training.
 LARGEST_COUNT = 2**31 - 1
@@ -17,10 +26,14 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 Text = Annotated[str, Field(max_length=4096)]
+Template = Annotated[str, Field(min_length=1, max_length=65_536)]
 ShardSize = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?)?B$")]
 DeepSpeedStage = Annotated[int, BeforeValidator(parse_deepspeed_stage), Field(ge=0, le=3)]
 LoraTargets = Annotated[str | list[str], BeforeValidator(parse_lora_targets)]
 Names = Annotated[list[str], BeforeValidator(split_names)]
+OptionalNames = Annotated[list[str] | None, BeforeValidator(split_optional_names)]
+LoraInit = Annotated[bool | str, BeforeValidator(parse_lora_init)]
+Options = Annotated[dict[str, JsonScalar] | None, BeforeValidator(parse_options)]
 
 
 @dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -114,6 +127,13 @@ class Config:
     """Bits of a quantized weight."""
     gptq_group_size: Annotated[int, Field(ge=-1, le=LARGEST_COUNT)] = 128
     """Weights that share a scale; -1: one scale a row."""
+    dampening_frac: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of the mean of the Hessian's diagonal that GPTQ adds to it; more is safer and less exact."""
+    actorder: Literal["static", "group"] | None = "static"
+    """GPTQ's order of columns: by activation with the groups left in place, by activation with groups along that order,
+    None: as they stand."""
+    smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """How much of the activations' outliers `w8a8` moves into the weights; 0: none."""
     gptq_disable_exllama: bool = True
     """ExLlama kernels went with auto-gptq, so that only True is accepted."""
 
@@ -140,6 +160,8 @@ class Config:
     """Every tokenizer is a fast one now, so that only None is accepted."""
     tokenizer_padding_side: Literal["left", "right"] | None = None
     """Side on which short samples are padded. None: as the tokenizer says."""
+    chat_template: Template | None = None
+    """Chat template as Jinja text, or `chatml`, in place of the tokenizer's. None: the tokenizer's own."""
     collator_key: Name = "lm"
     """Key of the collator in `collators_registry`."""
     collator_separator: Text = "\n"
@@ -198,6 +220,25 @@ class Config:
     """Dropout before the adapter."""
     raw_lora_target_modules: LoraTargets = "all"
     """Layers with an adapter: `all`, a list or comma-separated names, or `re:<pattern>` over module paths."""
+    lora_target_parameters: OptionalNames = None
+    """Parameters with an adapter that are no linear layer's weight, such as the experts of a mixture. None: none."""
+    modules_to_save: OptionalNames = None
+    """Layers that are trained whole and saved beside the adapter, such as `embed_tokens,lm_head`. None: none."""
+    use_dora: bool = False
+    """Train magnitude and direction of the weights apart (DoRA): nearer to full training, slower."""
+    use_rslora: bool = False
+    """Scale the adapter's product by `lora_alpha / sqrt(lora_rank)`: better for high ranks."""
+    init_lora_weights: LoraInit = True
+    """Initial weights of the adapter: True (B is zero), False (random, for tests), `gaussian`, `pissa`,
+    `pissa_niter_<n>`, `olora`, `orthogonal` or `loftq`."""
+    loftq_bits: Literal[2, 4, 8] = 4
+    """Bits whose rounding error `init_lora_weights="loftq"` makes up for."""
+    loftq_iter: Positive = 1
+    """Rounds of `init_lora_weights="loftq"`."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """LoRA+: the learning rate of the adapter's B matrices over that of its A matrices. None: the same for both."""
+    loraplus_lr_embedding: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
+    """LoRA+: the learning rate of adapters on embeddings."""
 
     # Training
     output_dir: Text = "./outputs/"
@@ -238,6 +279,20 @@ class Config:
     """Checkpoints that are kept; 0: all."""
     optim: Name | None = "paged_adamw_8bit"
     """Optimizer, by transformers' name. None: transformers' default."""
+    optim_args: Text | None = None
+    """More options of the optimizer, as `name=value` separated by commas. None: none."""
+    optim_target_modules: OptionalNames = None
+    """Layers whose gradients GaLore, APOLLO and their kind project. None: every linear layer."""
+    adam_beta1: Fraction = 0.9
+    """Decay of Adam's mean of gradients."""
+    adam_beta2: Fraction = 0.999
+    """Decay of Adam's mean of squared gradients."""
+    adam_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-8
+    """Added to Adam's denominator."""
+    lr_scheduler_type: Name = "linear"
+    """Course of the learning rate, by transformers' name, such as `cosine` or `constant_with_warmup`."""
+    lr_scheduler_kwargs: Options = None
+    """More options of the scheduler, such as `{"num_cycles": 2}`. None: none."""
     neftune_noise_alpha: Amount | None = None
     """Strength of NEFTune's noise on the embeddings. None: no noise."""
     resume_from_checkpoint: bool = False
@@ -251,7 +306,9 @@ class Config:
 
     # Tracking
     report_to: Names = field(default_factory=list)
-    """Trackers besides the job's own metrics, such as `tensorboard`."""
+    """Trackers besides the job's own metrics: `tensorboard`, `wandb`, `mlflow`."""
+    run_name: Name | None = None
+    """Name of the run in the tracker. None: the tracker's choice."""
     project_name: Name | None = None
     """Project in the tracker; wins over `wandb_project`."""
     report_to_wandb: bool = False

@@ -1,6 +1,11 @@
 """How the looser spellings of some keys become their values."""
 
+import json
 import re
+
+LORA_INITS = ("gaussian", "pissa", "olora", "orthogonal", "loftq")
+LORA_INITS_ELSEWHERE = ("eva", "corda", "lora_ga", "mica")
+"""Those of peft that look at training data before the training begins."""
 
 
 def parse_deepspeed_stage(value: object) -> object:
@@ -47,3 +52,32 @@ def split_names(value: object) -> object:
     if isinstance(value, str):
         return [name.strip() for name in value.split(",") if name.strip() and name.strip() != "none"]
     return value
+
+
+def split_optional_names(value: object) -> object:
+    """As `split_names`, with None, `none` and an empty list meaning None."""
+    return split_names(value) or None
+
+
+def parse_lora_init(value: object) -> object:
+    """`True` and `false` as a command line gives them; else one of peft's names."""
+    if isinstance(value, bool):
+        return value
+    name = str(value).strip()
+    if name.lower() in ("true", "false"):
+        return name.lower() == "true"
+    if name in LORA_INITS_ELSEWHERE:
+        raise ValueError(f"{name!r} looks at data before the training, which is not supported; use 'pissa' or 'olora'")
+    if name not in LORA_INITS and not re.fullmatch(r"pissa_niter_[1-9]\d{0,2}", name):
+        raise ValueError(f"must be True, False, pissa_niter_<n> or one of {', '.join(LORA_INITS)}, not {name!r}")
+    return name
+
+
+def parse_options(value: object) -> object:
+    """A JSON object as text, as a command line gives it, is an object too."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"is not a JSON object: {error}") from error
