@@ -45,6 +45,8 @@ class JobSpec:
     """A comma list of `module:function` to call before a registry is read; None: entry points alone."""
     public_names: Mapping[str, str] = field(default_factory=dict)
     """What the user calls a folder of this host, such as `local:base`, by its path."""
+    num_processes: int = 1
+    """Ranks of the step train, one a GPU; every other step is one process."""
 
     def to_json(self) -> str:
         """Returns the spec as one JSON document."""
@@ -57,6 +59,7 @@ class JobSpec:
                 "inputs": asdict(self.inputs),
                 "plugins": self.plugins,
                 "public_names": dict(self.public_names),
+                "num_processes": self.num_processes,
             },
             ensure_ascii=False,
             indent=1,
@@ -75,4 +78,5 @@ class JobSpec:
             plugins=fields["plugins"],
             # A worker that was started before an upgrade writes what it knows.
             public_names=fields.get("public_names", {}),
+            num_processes=int(fields.get("num_processes", 1)),
         )
