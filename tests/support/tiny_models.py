@@ -1,15 +1,19 @@
 """Tiny real models with real tokenizers, made on the spot: nothing is downloaded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -32,6 +36,22 @@ CHAT_TEMPLATE_WITH_GENERATION = (
     "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+_MOE_SHAPE: dict[str, object] = {"num_key_value_heads": 2, "num_experts_per_tok": 2}
+SHAPES: dict[str, dict[str, object]] = {
+    "llama": {"num_key_value_heads": 2},
+    "mistral": {"num_key_value_heads": 2, "sliding_window": None},
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt_neox": {},
+    "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
+    "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64},
+    "phi": {"num_key_value_heads": 4},
+    "mixtral": _MOE_SHAPE | {"num_local_experts": 4},
+    "qwen3_moe": _MOE_SHAPE | {"head_dim": 16, "num_experts": 4, "moe_intermediate_size": 32},
+}
+"""What makes a tiny model of each family, by transformers' `model_type`."""
 
 _SUBJECTS = ("the cat", "a small dog", "our teacher", "Bob", "the old robot", "my sister")
 _VERBS = ("reads", "writes", "sells", "finds", "paints", "remembers")
@@ -103,7 +123,7 @@ def build_tiny_llama(
         "tie_word_embeddings": False,
     }
     config = LlamaConfig(**(fields | overrides))  # type: ignore[arg-type]
-    return _save(folder, tokenizer=tokenizer, model_class=LlamaForCausalLM, config=config, seed=seed)
+    return _save(folder, tokenizer=tokenizer, build=LlamaForCausalLM, config=config, seed=seed)
 
 
 def build_tiny_gpt2(folder: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0) -> Path:
@@ -119,21 +139,49 @@ def build_tiny_gpt2(folder: Path, *, tokenizer: PreTrainedTokenizerFast | None =
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _save(folder, tokenizer=tokenizer, model_class=GPT2LMHeadModel, config=config, seed=seed)
+    return _save(folder, tokenizer=tokenizer, build=GPT2LMHeadModel, config=config, seed=seed)
+
+
+def build_tiny_model(
+    folder: Path,
+    *,
+    family: str,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    **overrides: object,
+) -> Path:
+    """Write a tiny model of one of the families in `SHAPES` and its tokenizer into `folder`, and return the folder.
+
+    `overrides` are fields of the family's own config, such as `tie_word_embeddings=True`.
+    """
+    tokenizer = tokenizer or build_tiny_tokenizer()
+    fields: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = AutoConfig.for_model(family, **(fields | SHAPES[family] | overrides))
+    return _save(folder, tokenizer=tokenizer, build=AutoModelForCausalLM.from_config, config=config, seed=seed)
 
 
 def _save(
     folder: Path,
     *,
     tokenizer: PreTrainedTokenizerFast,
-    model_class: type[PreTrainedModel],
-    config: LlamaConfig | GPT2Config,
+    build: Callable[[Any], PreTrainedModel],
+    config: PreTrainedConfig,
     seed: int,
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(config)
+        model = build(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
