@@ -5,6 +5,7 @@ announces what it prints.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
@@ -12,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from trainer_core.config import build_config_schema, configs_registry
-from trainer_core.errors import TrainerError
-from trainer_core.plugins import load_plugins
+from trainer_core.plugins import PluginFailure, load_plugins
 from trainer_core.registry import Registry
 from trainer_core.types import JsonValue
 
@@ -22,31 +22,36 @@ COMPONENTS: tuple[str, ...] = ("datasets", "collators", "trainers", "experiments
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Keys by registry, and JSON Schemas by Config key."""
+    """Keys by registry, JSON Schemas by Config key, and the plugins that failed."""
 
     registries: dict[str, list[str]]
     configs: dict[str, JsonValue]
+    plugin_errors: list[PluginFailure]
 
 
 def build_catalogue(plugins: str | None = None) -> Catalogue:
-    """Loads the plugins and reads the registries. Raises PluginError."""
-    load_plugins(plugins)
+    """Loads the plugins and reads the registries; what fails is told and left out."""
+    failures = list(load_plugins(plugins))
     registries = {component: _get_registry(component).keys() for component in COMPONENTS}
-    registries["configs"] = configs_registry.keys()
-    configs = {key: build_config_schema(configs_registry.get(key)) for key in configs_registry.keys()}  # noqa: SIM118
-    return Catalogue(registries=registries, configs=configs)
+    configs: dict[str, JsonValue] = {}
+    for key in configs_registry.keys():  # noqa: SIM118
+        try:
+            configs[key] = build_config_schema(configs_registry.get(key))
+        # The class of a plugin, and the types in it: importing them and describing them runs a user's code.
+        except Exception as error:  # noqa: BLE001
+            failures.append(PluginFailure(f"configs_registry {key!r}", f"{type(error).__name__}: {error}"))
+    registries["configs"] = sorted(configs)
+    return Catalogue(registries=registries, configs=configs, plugin_errors=failures)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the catalogue as one JSON line; exit status 1 with the reason on stderr when a plugin fails."""
+    """Prints the catalogue as one JSON line, the last one on stdout; what plugins print goes to stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer_core.catalogue", description=__doc__)
     parser.add_argument("--plugins", help="comma-separated module:function, as in FINESMITH_PLUGINS")
-    try:
-        catalogue = build_catalogue(parser.parse_args(arguments).plugins)
-    except TrainerError as error:
-        sys.stderr.write(f"{error.code}: {error.message}\n")
-        return 1
-    sys.stdout.write(json.dumps(asdict(catalogue)) + "\n")
+    options = parser.parse_args(arguments)
+    with contextlib.redirect_stdout(sys.stderr):
+        catalogue = build_catalogue(options.plugins)
+    sys.stdout.write("\n" + json.dumps(asdict(catalogue)) + "\n")
     return 0
 
 

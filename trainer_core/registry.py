@@ -8,6 +8,9 @@ from trainer_core.errors import PluginError, UnknownKeyError
 
 Component = TypeVar("Component")
 
+_missing_plugins: list[str] = []
+"""What went wrong with the plugins of this process: a key that is not there may be one of theirs."""
+
 
 class Registry(Generic[Component]):
     """A table of components by key.
@@ -37,7 +40,8 @@ class Registry(Generic[Component]):
         Raises UnknownKeyError naming the nearest keys, and PluginError for a lazy value that cannot be imported.
         """
         if key not in self._values:
-            raise UnknownKeyError(describe_unknown_key(key, known=self.keys(), where=self.name))
+            unknown = describe_unknown_key(key, known=self.keys(), where=self.name)
+            raise UnknownKeyError("; ".join([unknown, *_missing_plugins]))
         value = self._values[key]
         if isinstance(value, str):
             value = _import_component(value, registry_name=self.name)
@@ -50,6 +54,11 @@ class Registry(Generic[Component]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
+
+
+def note_missing_plugins(reasons: list[str]) -> None:
+    """Makes the errors of all registries tell why keys may be missing; replaces what was noted before."""
+    _missing_plugins[:] = reasons
 
 
 def describe_unknown_key(key: str, *, known: list[str], where: str) -> str:

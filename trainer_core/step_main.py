@@ -82,7 +82,8 @@ class StepRun:
             data={"inputs": describe_sources(self._spec, self._step)},
         )
         run_step = load_step(self._step)
-        load_plugins(self._spec.plugins)
+        for failure in load_plugins(self._spec.plugins):
+            events.emit("warning", message=f"the plugin {failure.plugin!r} failed: {failure.message}", level="warning")
         import_seconds = time.monotonic() - started_at
         config = build_step_config(
             self._spec,

@@ -1,12 +1,14 @@
 """Registries and plugins."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from trainer_core.config import configs_registry
 from trainer_core.errors import PluginError, UnknownKeyError
 from trainer_core.plugins import load_plugins
-from trainer_core.registry import Registry
+from trainer_core.registry import Registry, note_missing_plugins
 
 
 def test_a_registry_gives_what_was_added() -> None:
@@ -49,8 +51,43 @@ def test_a_broken_lazy_value_is_told_with_its_path(path: str) -> None:
 
 @pytest.mark.parametrize("spec", ["no_such_module_here:register", "pathlib", "pathlib:os", "json:loads"])
 def test_a_plugin_that_fails_is_named(spec: str) -> None:
-    with pytest.raises(PluginError, match=spec):
-        load_plugins(spec)
+    assert [failure.plugin for failure in load_plugins(spec)] == [spec]
+
+
+@pytest.fixture
+def plugin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the path, and registries that forget afterwards what plugins added and what was wrong with them."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = dict(configs_registry._values)
+    yield tmp_path
+    configs_registry._values.clear()
+    configs_registry._values.update(known)
+    note_missing_plugins([])
+
+
+def test_a_broken_plugin_keeps_no_other_from_loading_and_is_named_where_its_key_is_missing(
+    plugin_folder: Path,
+) -> None:
+    (plugin_folder / "broken_plugin.py").write_text("import a_wheel_that_is_not_there\n")
+    (plugin_folder / "exiting_plugin.py").write_text("import sys\nsys.exit('goodbye')\n")
+    (plugin_folder / "good_plugin.py").write_text(
+        "from trainer_core.config import configs_registry, Config\n"
+        "def register():\n    configs_registry.add(key='mine', value=Config)\n"
+    )
+    failures = load_plugins("broken_plugin:register, exiting_plugin:register, good_plugin:register")
+    assert [failure.plugin for failure in failures] == ["broken_plugin:register", "exiting_plugin:register"]
+    assert "a_wheel_that_is_not_there" in failures[0].message
+    assert "mine" in configs_registry
+    with pytest.raises(UnknownKeyError, match="'broken_plugin:register' failed: .*a_wheel_that_is_not_there"):
+        configs_registry.get("theirs")
+
+
+def test_a_plugin_named_twice_is_called_once(plugin_folder: Path) -> None:
+    (plugin_folder / "twice_plugin.py").write_text(
+        "from trainer_core.config import configs_registry, Config\n"
+        "def register():\n    configs_registry.add(key='twice', value=Config)\n"
+    )
+    assert load_plugins("twice_plugin:register,twice_plugin:register") == ()
 
 
 def test_a_plugin_registers_its_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +97,5 @@ def test_a_plugin_registers_its_components(tmp_path: Path, monkeypatch: pytest.M
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     load_plugins("my_plugin:register")
-    from trainer_core.config import configs_registry
-
     assert "mine" in configs_registry
     configs_registry._values.pop("mine")
