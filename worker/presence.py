@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from app.jobs.catalogue import Catalogue
 from app.jobs.workers import WorkerInfo, WorkerService
+from worker.catalogue import LoadedCatalogue
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Presence:
         service: WorkerService,
         *,
         info: WorkerInfo,
-        load_catalogue: Callable[[], Catalogue | None],
+        load_catalogue: Callable[[], LoadedCatalogue],
         heartbeat_seconds: float,
     ) -> None:
         self._service = service
@@ -56,9 +56,10 @@ class Presence:
         self._threads[0].join(timeout_seconds)
 
     def _complete_catalogue(self) -> None:
-        catalogue = self._load_catalogue()
-        if catalogue is not None and catalogue.digest != self._info.catalogue.digest:
-            self._info = replace(self._info, catalogue=catalogue)
+        loaded = self._load_catalogue()
+        catalogue = loaded.catalogue or self._info.catalogue
+        if catalogue.digest != self._info.catalogue.digest or loaded.plugin_errors:
+            self._info = replace(self._info, catalogue=catalogue, plugin_errors=loaded.plugin_errors)
             self._is_changed.set()
 
     def _run(self) -> None:

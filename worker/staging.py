@@ -48,6 +48,7 @@ class InputStager:
             steps=self._steps,
             inputs=self._stage_job_artifacts(self._stage_files()),
             plugins=self._settings.plugins,
+            num_processes=max(1, len(self._claim.gpus)),
             public_names={
                 str(config[field]): str(given)
                 for field, given in self._claim.config.items()

@@ -19,8 +19,16 @@ JOB: dict[str, Any] = {
             "started_at": 1795456801.0,
             "finished_at": 1795456803.5,
             "error": None,
+            "facts": {"num_train_rows": 300},
         },
-        {"name": "train", "status": "running", "started_at": 1795456803.6, "finished_at": None, "error": None},
+        {
+            "name": "train",
+            "status": "running",
+            "started_at": 1795456803.6,
+            "finished_at": None,
+            "error": None,
+            "facts": None,
+        },
     ],
     "progress": {
         "global_step": 20,
@@ -90,6 +98,7 @@ WORKER: dict[str, Any] = {
     "status": "online",
     "version": "0.1.0",
     "last_seen_at": _CREATED_AT,
+    "plugin_errors": [{"plugin": "my_project.registry:register", "message": "ImportError: no module named 'trl'"}],
 }
 VALIDATION: dict[str, Any] = {
     "object": "job.validation",

@@ -116,6 +116,7 @@ def render_worker(worker: WorkerView) -> Json:
         "status": worker.status,
         "version": worker.version,
         "last_seen_at": worker.last_seen_at,
+        "plugin_errors": worker.plugin_errors,
     }
 
 

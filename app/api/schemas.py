@@ -44,7 +44,7 @@ class Resources(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     gpus: int | None = Field(
-        None, ge=0, le=64, description="GPUs of one host; null: 1 where the installation has a GPU, else 0."
+        None, ge=0, le=1024, description="GPUs of one host; null: 1 where the installation has a GPU, else 0."
     )
 
 
@@ -113,6 +113,10 @@ class JobStep(Answer):
     started_at: UnixSeconds | None = None
     finished_at: UnixSeconds | None = None
     error: JobError | None = None
+    facts: dict[str, JsonValue] | None = Field(
+        None,
+        description="What the step found out and made: losses, counts, sizes, revisions of repositories; null before.",
+    )
 
 
 class Progress(Answer):
@@ -216,6 +220,11 @@ class Gpu(Answer):
     memory_bytes: int | None
 
 
+class PluginError(Answer):
+    plugin: str = Field(description="Its entry point's name, or `module:function`.")
+    message: str = Field(description="What it raised.")
+
+
 class Worker(Answer):
     id: str
     object: Literal["worker"]
@@ -225,6 +234,9 @@ class Worker(Answer):
     status: Literal["online", "offline"]
     version: str
     last_seen_at: UnixSeconds
+    plugin_errors: list[PluginError] = Field(
+        description="Plugins that it could not load; the keys that they would add cannot be used on it."
+    )
 
 
 class Registries(Answer):

@@ -169,6 +169,39 @@ job_secrets = Table(
     Column("ciphertext", LargeBinary, nullable=False),
 )
 
+previews = Table(
+    "previews",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("status", String(16), nullable=False, doc="queued, running, succeeded or failed"),
+    Column("file_id", IdText, nullable=False),
+    Column("num_samples", Integer, nullable=False),
+    Column("config", Json, nullable=False, doc="resolved, secrets as null"),
+    Column("required_keys", Json, nullable=False, doc="registry name to the key a worker must announce"),
+    Column("attempt", Integer, nullable=False, doc="counts claims; the fence of every later write"),
+    Column("failures", Integer, nullable=False, doc="lost leases"),
+    Column("worker_id", IdText, doc="who renders it"),
+    Column("lease_expires_at", Double),
+    Column("result", Json, doc="what was rendered"),
+    Column("error", Json),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Index(None, "status", "id"),
+    Index(None, "owner", "status"),
+)
+
+preview_secrets = Table(
+    "preview_secrets",
+    metadata,
+    Column("preview_id", IdText, ForeignKey("previews.id", ondelete="CASCADE"), primary_key=True),
+    Column("field", String(64), primary_key=True),
+    Column("key_id", String(16), nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+)
+
 log_chunks = Table(
     "log_chunks",
     metadata,
@@ -190,6 +223,7 @@ workers = Table(
     Column("slots", Integer, nullable=False),
     Column("version", Text, nullable=False),
     Column("catalogue_digest", String(64), nullable=False),
+    Column("plugin_errors", Json, doc="one object a plugin that failed: plugin, message; None: none is known"),
     Column("registered_at", Double, nullable=False),
     Column("last_seen_at", Double, nullable=False),
     Column("departed_at", Double, doc="set when the worker is known to be gone"),

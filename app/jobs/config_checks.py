@@ -10,7 +10,7 @@ from typing import Any, cast
 import jsonschema
 from pydantic import JsonValue
 
-from app.jobs.catalogue import Catalogue
+from app.jobs.catalogue import Catalogue, Installation
 from app.jobs.errors import Problem
 from app.jobs.storable import is_storable_text
 from app.settings import Settings
@@ -48,9 +48,9 @@ class CheckedConfig:
     problems: tuple[Problem, ...]
 
 
-def check_config(given: Mapping[str, object], *, catalogue: Catalogue, settings: Settings) -> CheckedConfig:
+def check_config(given: Mapping[str, object], *, installation: Installation, settings: Settings) -> CheckedConfig:
     """Checks a config as it came over HTTP, finding every problem; `param` of each is `config.<key>`."""
-    schema = _find_schema(given, catalogue)
+    schema = _find_schema(given, installation.catalogue)
     base = {key: value for key, value in given.items() if key in CONFIG_FIELDS}
     extra = {key: value for key, value in given.items() if key not in CONFIG_FIELDS}
     problems = [*_check_extra(extra, schema), *_check_text(given), *_check_script_only(base)]
@@ -62,7 +62,7 @@ def check_config(given: Mapping[str, object], *, catalogue: Catalogue, settings:
         found = (Problem(p.message, f"config.{p.param}" if p.param else "config", p.code) for p in error.problems)
         problems += [problem for problem in found if problem.param not in reported]
     effective = _read_fields(config, base)
-    problems += [*_check_registry_keys(effective, catalogue), *_check_names(effective, settings)]
+    problems += [*_check_registry_keys(effective, installation), *_check_names(effective, settings)]
     values: dict[str, JsonValue] = {}
     if config is not None:
         values = {**dump_config(config), **cast(dict[str, JsonValue], extra)}
@@ -120,11 +120,13 @@ def _read_fields(config: Config | None, base: Mapping[str, object]) -> Mapping[s
     return {name: given.get(name, field.default) for name, field in CONFIG_FIELDS.items()}
 
 
-def _check_registry_keys(fields: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
+def _check_registry_keys(fields: Mapping[str, Any], installation: Installation) -> Iterator[Problem]:
+    failed = [f"the plugin {error.plugin!r} failed: {error.message}" for error in installation.plugin_errors]
     for name, registry in REGISTRY_OF_FIELD.items():
-        key, known = fields[name], catalogue.registries.get(registry, ())
+        key, known = fields[name], installation.catalogue.registries.get(registry, ())
         if key not in known:
-            message = describe_unknown_key(key, known=list(known), where=f"{name}: {registry}_registry")
+            unknown = describe_unknown_key(key, known=list(known), where=f"{name}: {registry}_registry")
+            message = "; ".join([unknown, *failed])
             yield Problem(message, f"config.{name}", "unknown_key")
 
 

@@ -107,6 +107,17 @@ def list_announced_gpu_counts(connection: Connection, *, announced_seconds: floa
     return [len(gpus) for gpus in connection.execute(query).scalars()]
 
 
+def list_plugin_errors(connection: Connection, *, live_seconds: float) -> list[tuple[str, str]]:
+    """(plugin, message) of every plugin that failed on a worker that is online, each once."""
+    query = select(workers.c.plugin_errors).where(
+        workers.c.departed_at.is_(None),
+        workers.c.last_seen_at > db_now() - live_seconds,
+        workers.c.plugin_errors.is_not(None),
+    )
+    found = [error for errors in connection.execute(query.order_by(workers.c.id)).scalars() for error in errors]
+    return list(dict.fromkeys((error["plugin"], error["message"]) for error in found))
+
+
 def list_announced_catalogues(
     connection: Connection, *, announced_seconds: float
 ) -> list[tuple[Mapping[str, list[str]], Mapping[str, JsonValue]]]:

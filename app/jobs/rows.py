@@ -78,6 +78,7 @@ def dump_steps(steps: Sequence[StepView]) -> list[dict[str, Any]]:
             "started_at": step.started_at,
             "finished_at": step.finished_at,
             "error": dump_error(step.error),
+            "facts": step.facts,
         }
         for step in steps
     ]
@@ -117,4 +118,6 @@ def _parse_step(value: Mapping[str, Any]) -> StepView:
         started_at=value["started_at"],
         finished_at=value["finished_at"],
         error=parse_error(value["error"]),
+        # A row of an earlier version has none.
+        facts=value.get("facts"),
     )

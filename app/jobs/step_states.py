@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from pydantic import JsonValue
+from pydantic_core import to_json
 
 from app.jobs.commands import NewEvent
+from app.jobs.storable import make_storable, make_text_storable
 from app.jobs.views import JobError, Progress, StepView
 from app.states import StepStatus
 
 _INTEGER_FIGURES = frozenset({"global_step", "total_steps"})
 _FIGURES = tuple(field.name for field in fields(Progress))
+_MAX_FACTS_BYTES = 64 << 10
 _DONE = frozenset({StepStatus.SUCCEEDED, StepStatus.SKIPPED})
 
 
@@ -41,9 +44,10 @@ class StepStates:
             moved = StepView(current.name, StepStatus.RUNNING, started_at=at)
             return replace(self, step=current.name, steps=_replace_step(self.steps, moved))
         if event.type == "step.finished":
-            moved = replace(current, status=StepStatus.SUCCEEDED, finished_at=at, error=None)
+            facts = _read_facts(event.data)
+            moved = replace(current, status=StepStatus.SUCCEEDED, finished_at=at, error=None, facts=facts)
         elif event.type == "step.skipped" and current.status is not StepStatus.SUCCEEDED:
-            moved = StepView(current.name, StepStatus.SKIPPED, finished_at=at)
+            moved = StepView(current.name, StepStatus.SKIPPED, finished_at=at, facts=_read_facts(event.data))
         else:
             return self
         running = None if self.step == current.name else self.step
@@ -84,6 +88,15 @@ def reset_steps(steps: Sequence[StepView]) -> tuple[StepView, ...]:
 
 def _replace_step(steps: Sequence[StepView], moved: StepView) -> tuple[StepView, ...]:
     return tuple(moved if step.name == moved.name else step for step in steps)
+
+
+def _read_facts(data: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | None:
+    facts = data.get("facts")
+    if not isinstance(facts, dict):
+        return None
+    storable = {make_text_storable(name): make_storable(value) for name, value in facts.items()}
+    # The job's row is read at every look at the job; the event keeps them all.
+    return storable if len(to_json(storable)) <= _MAX_FACTS_BYTES else None
 
 
 def _merge_figures(progress: Progress, data: Mapping[str, JsonValue]) -> Progress:

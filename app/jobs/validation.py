@@ -30,8 +30,6 @@ MAX_NAME_CHARS = 256
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY_CHARS = 64
 MAX_METADATA_VALUE_CHARS = 512
-MOST_GPUS_OF_A_JOB = 1
-"""Hosts and claims know of several GPUs a job; the trainer's launchers for them are not built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def check_submission(
     """Finds every problem; on PostgreSQL also keeps the named files from being deleted until the transaction ends."""
     references = find_references(connection, owner, submission)
     values, inferred_problems = infer_keys(submission, references)
-    checked = check_config(values, catalogue=installation.catalogue, settings=settings)
+    checked = check_config(values, installation=installation, settings=settings)
     steps, step_problems = _check_steps(submission, checked, references)
     problems = (
         *checked.problems,
@@ -134,9 +132,6 @@ def _check_numbers(submission: JobSubmission, installation: Installation) -> Ite
     elif gpus is not None and most is not None and gpus > most:
         message = f"resources.gpus: {gpus} is more than any host has; the largest has {most}"
         yield Problem(message, "resources.gpus", "no_such_host")
-    elif gpus is not None and gpus > MOST_GPUS_OF_A_JOB:
-        message = f"resources.gpus={gpus} is not supported yet; a job trains on at most {MOST_GPUS_OF_A_JOB}"
-        yield Problem(message, "resources.gpus", "not_yet_supported")
 
 
 def _check_labels(submission: JobSubmission) -> Iterator[Problem]:

@@ -36,6 +36,8 @@ class StepView:
     started_at: float | None = None
     finished_at: float | None = None
     error: JobError | None = None
+    facts: Mapping[str, JsonValue] | None = None
+    """What the step found out and made, as it said when it was done; None before."""
 
 
 @dataclass(frozen=True, slots=True)

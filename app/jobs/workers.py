@@ -11,7 +11,7 @@ from app.db.clock import db_now
 from app.db.models import workers
 from app.db.session import SessionFactory, snapshot, transaction
 from app.jobs import fleet
-from app.jobs.catalogue import Catalogue, Installation, merge_catalogues
+from app.jobs.catalogue import Catalogue, Installation, PluginError, merge_catalogues
 
 ANNOUNCED_SECONDS = 24 * 3600.0
 _CACHE_SECONDS = 2.0
@@ -34,6 +34,7 @@ class WorkerInfo:
     slots: int
     version: str
     catalogue: Catalogue
+    plugin_errors: Sequence[PluginError] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class WorkerView:
     status: Literal["online", "offline"]
     version: str
     last_seen_at: float
+    plugin_errors: tuple[PluginError, ...] = ()
 
 
 class WorkerService:
@@ -64,6 +66,7 @@ class WorkerService:
             "slots": info.slots,
             "version": info.version,
             "catalogue_digest": digest,
+            "plugin_errors": [asdict(error) for error in info.plugin_errors],
             "registered_at": db_now(),
             "last_seen_at": db_now(),
             "departed_at": None,
@@ -104,6 +107,7 @@ class WorkerService:
                 status="online" if row.departed_at is None and row.age <= self._live_seconds else "offline",
                 version=row.version,
                 last_seen_at=row.last_seen_at,
+                plugin_errors=tuple(PluginError(**error) for error in row.plugin_errors or ()),
             )
             for row in rows
         ]
@@ -120,6 +124,11 @@ class WorkerService:
         with snapshot(self._sessions) as connection:
             gpu_counts = fleet.list_announced_gpu_counts(connection, announced_seconds=ANNOUNCED_SECONDS)
             announced = fleet.list_announced_catalogues(connection, announced_seconds=ANNOUNCED_SECONDS)
-        installation = Installation(merge_catalogues(announced), most_gpus=max(gpu_counts, default=None))
+            failed = fleet.list_plugin_errors(connection, live_seconds=self._live_seconds)
+        installation = Installation(
+            merge_catalogues(announced),
+            most_gpus=max(gpu_counts, default=None),
+            plugin_errors=tuple(PluginError(plugin, message) for plugin, message in failed),
+        )
         self._cached = (time.monotonic(), installation)
         return installation

@@ -15,12 +15,6 @@ from tests.support.postgres import PostgresServer, run_postgres
 DATABASES = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 
 
-@pytest.fixture(autouse=True)
-def _jobs_of_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    # They are refused until the trainer can use them; dispatching and claiming them is tested all the same.
-    monkeypatch.setattr("app.jobs.validation.MOST_GPUS_OF_A_JOB", 8)
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     with run_postgres() as server:

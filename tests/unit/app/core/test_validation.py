@@ -165,10 +165,10 @@ def test_trusted_code_needs_the_listed_commit(tmp_path: Path) -> None:
 
 
 def test_gpus_beyond_every_host_are_refused(core: CoreInstallation) -> None:
-    assert find_problems(core, resources=Resources(gpus=1)) == []
-    [unbuilt] = find_problems(core, resources=Resources(gpus=2))
-    assert (unbuilt.param, unbuilt.code) == ("resources.gpus", "not_yet_supported")
+    # Nobody knows yet what hosts there will be.
+    assert find_problems(core, resources=Resources(gpus=16)) == []
     core.add_worker(num_gpus=2)
+    assert find_problems(core, resources=Resources(gpus=2)) == []
     [problem] = find_problems(core, resources=Resources(gpus=3))
     assert (problem.param, "2" in problem.message) == ("resources.gpus", True)
 
