@@ -79,6 +79,19 @@ def stage_hub_inputs(config: Config, steps: Sequence[Step], *, inputs: StepInput
     return StagedInputs(model=model, tokenizer=tokenizer, adapter=adapter, revisions=_read_revisions(folders))
 
 
+def stage_tokenizer(config: Config) -> str:
+    """The local folder of the tokenizer alone, fetched where it lies on a hub, without weights.
+
+    A folder stays that folder. Raises ModelLoadError naming the option, NetworkError, and OSError for a full disk.
+    """
+    patterns = _with_code(TOKENIZER_PATTERNS, config)
+    name = config.tokenizer_name_or_path
+    if name is not None and name != config.model_name_or_path:
+        return _stage(_Source(name, "tokenizer_name_or_path", patterns), config)
+    source = _Source(config.model_name_or_path, "model_name_or_path", patterns, revision=config.model_revision)
+    return _stage(source, config)
+
+
 def _needs_model(steps: Sequence[Step], inputs: StepInputs) -> bool:
     return set(steps) != {Step.QUANTIZE} or inputs.model is None
 

@@ -1,6 +1,7 @@
 """The collator that learns the last part of a sample, given the parts before it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from trainer_core.collators.encoded_sample import EncodedSample, encode_sample
@@ -44,7 +45,9 @@ class CompletionCollator(TokenCollator):
         num_masked = len(input_ids) + self._count_prefix_tokens(parts[-1], last)
         input_ids += [*last, *trailing]
         is_target = [index >= num_masked for index in range(len(input_ids))]
-        return encode_sample(input_ids, is_target), len(leading)
+        is_without_prefix_end = self.prefix_end is not None and self.prefix_end not in parts[-1]
+        sample = replace(encode_sample(input_ids, is_target), is_without_prefix_end=is_without_prefix_end)
+        return sample, len(leading)
 
     def _count_prefix_tokens(self, part: str, part_ids: list[int]) -> int:
         if self.prefix_end is None or self.prefix_end not in part:

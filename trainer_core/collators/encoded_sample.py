@@ -1,6 +1,6 @@
 """One sample as tokens, and the rule by which a long one is cut."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,8 @@ class EncodedSample:
     """Whether the token is learned, given all tokens before it. False at the first token: nothing is before it."""
     num_cut_tokens: int = 0
     """Tokens that did not fit into `max_length`."""
+    is_without_prefix_end: bool = False
+    """All of the last part is learned, because the text that was to end its prefix does not occur in it."""
 
     @property
     def num_targets(self) -> int:
@@ -45,4 +47,5 @@ def fit_to_length(sample: EncodedSample, *, max_length: int, num_leading: int) -
         sample.input_ids[:num_leading] + sample.input_ids[kept],
         sample.is_target[:num_leading] + sample.is_target[kept],
     )
-    return EncodedSample(shorter.input_ids, shorter.is_target, num_cut_tokens=num_tokens - len(shorter.input_ids))
+    num_cut_tokens = num_tokens - len(shorter.input_ids)
+    return replace(sample, input_ids=shorter.input_ids, is_target=shorter.is_target, num_cut_tokens=num_cut_tokens)

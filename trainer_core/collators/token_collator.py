@@ -28,7 +28,8 @@ class TokenCollator(BaseCollator):
         for position, (sample, num_leading) in enumerate(self.encode_whole(raw_batch)):
             fitted = fit_to_length(sample, max_length=self.max_length, num_leading=num_leading)
             if not fitted.num_targets:
-                raise SampleError(_describe_nothing_to_learn(sample, fitted), position=position)
+                reason = _describe_nothing_to_learn(sample, fitted)
+                raise SampleError(reason, position=position, is_without_target=True)
             encoded.append(fitted)
         return encoded
 

@@ -1,6 +1,7 @@
 """A JSON Lines file as a sequence of rows that stay on disk until they are asked for."""
 
 import json
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,25 @@ from trainer_core.errors import DataError
 from trainer_core.types import RawSample
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class LineError(DataError):
+    """A line that is no row; raised where rows are read."""
+
+    def __init__(self, reason: str, *, label: str, line_number: int) -> None:
+        super().__init__(f"{label} line {line_number}: {reason}")
+        self.reason = reason
+        self.label = label
+        self.line_number = line_number
+        """From 1."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.reason, self.label, self.line_number)
+
+
+def _rebuild(cls: type[LineError], reason: str, label: str, line_number: int) -> LineError:
+    return cls(reason, label=label, line_number=line_number)
 
 
 class RowsOnDisk(Sequence[RawSample]):
@@ -48,7 +68,7 @@ class RowsOnDisk(Sequence[RawSample]):
     def __getitem__(self, index: slice) -> list[RawSample]: ...
 
     def __getitem__(self, index: int | slice) -> RawSample | list[RawSample]:
-        """Raises DataError naming the line that is not JSON."""
+        """Raises LineError naming the line that is not JSON."""
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         row: RawSample = self._parse(self.read_line(index), index)
@@ -68,7 +88,7 @@ class RowsOnDisk(Sequence[RawSample]):
             return file.read(end - start)
 
     def check(self) -> None:
-        """Raises DataError naming the first line that is not JSON."""
+        """Raises LineError naming the first line that is not JSON."""
         for _ in self:
             pass
 
@@ -78,7 +98,18 @@ class RowsOnDisk(Sequence[RawSample]):
 
     def _parse(self, line: bytes, index: int) -> Any:
         try:
-            return json.loads(line.decode())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            reason = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
-            raise DataError(f"{self._label} line {self.get_line_number(index)}: not {reason}: {error}") from error
+            row = json.loads(line.decode())
+            if SURROGATE_ESCAPE.search(line):
+                json.dumps(row, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            number = self.get_line_number(index)
+            raise LineError(_describe_fault(error), label=self._label, line_number=number) from error
+        return row
+
+
+def _describe_fault(error: ValueError | RecursionError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "holds half of a surrogate pair, which is no character"
+    if isinstance(error, RecursionError):
+        return "not JSON that can be read: it is nested too deeply"
+    return f"not {'UTF-8' if isinstance(error, UnicodeDecodeError) else 'JSON'}: {error}"
