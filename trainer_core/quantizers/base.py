@@ -57,6 +57,11 @@ class Quantizer(ABC):
         """At most `quantization_max_samples` samples in file order, cut at `max_length`. Raises DataError."""
         return render_calibration(self.rows, config=self.config, tokenizer=self.tokenizer)
 
+    @property
+    def planned_layers(self) -> tuple[str, ...]:
+        """Names of the layers that the saved checkpoint must hold quantized; none: it is not looked into."""
+        return ()
+
     @abstractmethod
     def quantize(self) -> None:
         """Quantizes `self.model` with `self.calibration`.

@@ -14,6 +14,7 @@ from trainer_core.errors import DeviceMemoryError
 from trainer_core.evaluation import EvaluationResult, measure_loss
 from trainer_core.quantizers import quantizers_registry
 from trainer_core.quantizers.calibration import find_calibration_rows
+from trainer_core.quantizers.checkpoint_check import check_saved_layers
 from trainer_core.quantizers.loading import find_model_source
 from trainer_core.quantizers.verification import measure_in_fresh_process
 from trainer_core.rendering import render_batches
@@ -65,6 +66,7 @@ def _run(quantizer: "Quantizer") -> StepResult:
     partial.mkdir(parents=True)
     try:
         quantizer.save(partial)
+        check_saved_layers(partial, quantizer.planned_layers)
         _free_memory(quantizer)
         after = measure_in_fresh_process(partial, batches, trust_remote_code=quantizer.config.trust_remote_code)
         _warn_if_worse(quantizer, before=before, after=after)
@@ -116,7 +118,7 @@ def _warn_if_worse(quantizer: "Quantizer", *, before: EvaluationResult, after: E
     if rise > LOSS_RISE_WORTH_A_WARNING:
         quantizer.warn(
             f"quantizing raised the loss from {before.loss:.3f} to {after.loss:.3f}; a smaller gptq_group_size, "
-            "gptq_bits=8 or more calibration data keep more of the model",
+            "more gptq_bits or more calibration data keep more of the model",
             loss_before=before.loss,
             loss_after=after.loss,
         )
@@ -139,6 +141,7 @@ def _collect_facts(
     quantizer: "Quantizer", target: Path, source_bytes: int, before: EvaluationResult, after: EvaluationResult
 ) -> "dict[str, JsonValue]":
     return quantizer.facts | {
+        "quantizer": quantizer.config.quantizer_key,
         "source": quantizer.source,
         "calibration_rows": quantizer.rows.name,
         "weight_bytes_before": source_bytes,

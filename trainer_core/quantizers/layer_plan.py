@@ -1,4 +1,4 @@
-"""Which layers of a model GPTQ quantizes, and how many weights share a scale in each."""
+"""Which layers of a model a quantizer takes, and how many weights share a scale in each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from trainer_core.errors import QuantizationError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SUPPORTED_BITS = (4, 8)
 PER_CHANNEL = -1
 
 
@@ -23,6 +22,8 @@ class LayerPlan:
     """Names of layers with one scale a row: all of them for group size -1, else those that no group fits."""
     ignored: tuple[str, ...]
     """Names of linear layers that stay as they are: the head, and routers of experts."""
+    num_widest_columns: int
+    """Input width of the widest layer to quantize."""
 
     @property
     def quantized(self) -> tuple[str, ...]:
@@ -30,29 +31,27 @@ class LayerPlan:
         return self.grouped + self.per_channel
 
 
-def check_bits(num_bits: int) -> None:
-    """Raises QuantizationError for a width that compressed-tensors cannot pack for the kernels that serve it."""
-    if num_bits not in SUPPORTED_BITS:
-        raise QuantizationError(f"gptq_bits={num_bits} cannot be quantized to; use 4 or 8", param="gptq_bits")
-
-
-def plan_layers(model: "PreTrainedModel", *, group_size: int) -> LayerPlan:
+def plan_layers(model: "PreTrainedModel", *, group_size: int = PER_CHANNEL, with_conv1d: bool = False) -> LayerPlan:
     """Sorts the linear layers by what their input width (columns of the weight) allows.
 
-    Raises QuantizationError if the model has no linear layer, as GPT-2 with its Conv1D.
+    `with_conv1d` counts GPT-2's Conv1D among them. Raises QuantizationError if the model has none.
     """
-    widths = _linear_widths(model)
+    widths = _linear_widths(model, with_conv1d=with_conv1d)
     ignored = tuple(name for name in widths if _stays_whole(name, model=model))
     names = [name for name in widths if name not in ignored]
     if not names:
         kind = type(model).__name__
-        message = f"{kind} has no linear layer that GPTQ could quantize; models such as Llama, Qwen or Mistral have"
+        message = (
+            f"{kind} has no linear layer that this quantizer could take; models such as Llama, Qwen or Mistral have, "
+            "and quantizer_key='bnb' takes the Conv1D layers of GPT-2 as well"
+        )
         raise QuantizationError(message, param="model_name_or_path")
     fits = {name: group_size != PER_CHANNEL and widths[name] % group_size == 0 for name in names}
     return LayerPlan(
         grouped=tuple(name for name in names if fits[name]),
         per_channel=tuple(name for name in names if not fits[name]),
         ignored=ignored,
+        num_widest_columns=max(widths[name] for name in names),
     )
 
 
@@ -60,7 +59,7 @@ def describe_misfits(plan: LayerPlan, *, model: "PreTrainedModel", group_size: i
     """A sentence on the layers that the group size does not divide; None when there are none."""
     if group_size == PER_CHANNEL or not plan.per_channel:
         return None
-    widths = _linear_widths(model)
+    widths = _linear_widths(model, with_conv1d=False)
     kinds = {name.rpartition(".")[2]: widths[name] for name in plan.per_channel}
     shown = ", ".join(f"{kind} ({width} columns)" for kind, width in sorted(kinds.items()))
     return (
@@ -69,10 +68,17 @@ def describe_misfits(plan: LayerPlan, *, model: "PreTrainedModel", group_size: i
     )
 
 
-def _linear_widths(model: "PreTrainedModel") -> Mapping[str, int]:
+def _linear_widths(model: "PreTrainedModel", *, with_conv1d: bool) -> Mapping[str, int]:
     import torch
+    from transformers.pytorch_utils import Conv1D
 
-    return {name: part.in_features for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    widths = {}
+    for name, part in model.named_modules():
+        if isinstance(part, torch.nn.Linear):
+            widths[name] = part.in_features
+        elif with_conv1d and isinstance(part, Conv1D):
+            widths[name] = part.weight.shape[0]
+    return widths
 
 
 def _stays_whole(name: str, *, model: "PreTrainedModel") -> bool:
