@@ -10,7 +10,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.routing import APIRoute
 
-from app.api import artifacts, events, files, health, jobs, keys, registries, workers
+from app.api import artifacts, events, files, health, jobs, keys, previews, registries, workers
 from app.api.body_limit import BodyLimit
 from app.api.error_handlers import add_error_handlers
 from app.api.instruments import Instruments
@@ -35,6 +35,7 @@ Every error has the shape `{"error": {"message", "type", "param", "code", "detai
 """
 TAGS = [
     {"name": "jobs", "description": "Submit, watch and steer fine-tuning jobs."},
+    {"name": "previews", "description": "What a model would see of a file, token by token."},
     {"name": "files", "description": "Data sets: JSON lines, one sample a line."},
     {"name": "events", "description": "What happens in a job: as lists, or live as server-sent events."},
     {"name": "artifacts", "description": "What a job produced."},
@@ -84,7 +85,7 @@ def find_version() -> str:
 def _build_guarded_router() -> APIRouter:
     """The root of everything that needs a key."""
     root = APIRouter(dependencies=[Security(require_principal)], responses=error_responses(401, 500))
-    for module in (jobs, files, events, artifacts, registries, workers, keys):
+    for module in (jobs, previews, files, events, artifacts, registries, workers, keys):
         root.include_router(module.router)
     return root
 
@@ -102,7 +103,7 @@ async def _run_services(app: FastAPI) -> AsyncIterator[None]:
     services = build_services(settings)
     app.state.services = services
     stop = threading.Event()
-    reconciler = Reconciler(services.jobs, settings.reconcile_interval_seconds)
+    reconciler = Reconciler(services.jobs, settings.reconcile_interval_seconds, chores=[services.previews.reconcile])
     thread = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
     thread.start()
     try:

@@ -17,7 +17,9 @@ from app.db.session import SessionFactory, build_engine
 from app.ids import new_id
 from app.jobs.catalogue import built_in_catalogue
 from app.jobs.workers import GpuInfo, WorkerInfo, WorkerService
+from app.previews.service import PreviewService
 from app.settings import Settings
+from app.storage import Storage
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from worker.catalogue import load_catalogue
 from worker.celery_app import build_celery_app
@@ -25,6 +27,8 @@ from worker.drain import DrainFlag
 from worker.gpus import find_gpus
 from worker.pipeline_process import PIPELINE_ENTRY
 from worker.presence import Presence
+from worker.preview_run import PreviewRenderer
+from worker.preview_thread import PreviewThread
 from worker.supervisor import Host
 from worker.tasks import register_tasks
 from worker.workspaces import remove_leftovers
@@ -69,16 +73,19 @@ def run_worker(settings: Settings, *, host: Host) -> int:
         load_catalogue=partial(load_catalogue, settings.plugins),
         heartbeat_seconds=settings.heartbeat_seconds,
     )
+    previews = _build_preview_thread(settings, host)
     celery = build_celery_app(settings.redis_url, worker_id=host.worker_id)
     register_tasks(celery, settings=settings, host=host)
 
     def begin(**_: object) -> None:
         # The pool's processes are forked by now: a thread that holds a lock at a fork would leave it locked there.
         presence.start()
+        previews.start()
 
     def drain(**_: object) -> None:
         # First the service, or it would send the jobs that are handed back to this same worker; but not for long.
         presence.leave(on_left=host.drain.set)
+        previews.stop()
         timer = threading.Timer(_LEAVE_SECONDS, host.drain.set)
         timer.daemon = True
         timer.start()
@@ -98,8 +105,20 @@ def run_worker(settings: Settings, *, host: Host) -> int:
         quiet=True,
     )
     worker.start()
+    previews.stop()
+    previews.join(_LEAVE_SECONDS)
     presence.join(_LEAVE_SECONDS)
     return int(worker.exitcode or 0)
+
+
+def _build_preview_thread(settings: Settings, host: Host) -> PreviewThread:
+    return PreviewThread(
+        PreviewService(SessionFactory(build_engine(settings.database_url, pool_size=1)), settings=settings),
+        worker_id=host.worker_id,
+        renderer=PreviewRenderer(
+            settings, storage=Storage(settings.storage_url), start_folder=host.start_folder, entry=host.preview_entry
+        ),
+    )
 
 
 def _read_version() -> str:

@@ -49,11 +49,7 @@ class InputStager:
             inputs=self._stage_job_artifacts(self._stage_files()),
             plugins=self._settings.plugins,
             num_processes=max(1, len(self._claim.gpus)),
-            public_names={
-                str(config[field]): str(given)
-                for field, given in self._claim.config.items()
-                if isinstance(given, str) and given.startswith(_LOCAL_PREFIX)
-            },
+            public_names=find_public_names(config, given=self._claim.config),
         )
 
     def _stage_files(self) -> StepInputs:
@@ -132,6 +128,15 @@ def resolve_local_names(config: Mapping[str, JsonValue], settings: Settings) -> 
         if isinstance(value, str) and value.startswith(_LOCAL_PREFIX):
             resolved[field] = str(_resolve_local_name(value, root=root, field=field))
     return resolved
+
+
+def find_public_names(config: Mapping[str, JsonValue], *, given: Mapping[str, JsonValue]) -> dict[str, str]:
+    """What the user calls a path in the resolved config, by the path."""
+    return {
+        str(config[field]): value
+        for field, value in given.items()
+        if field in config and isinstance(value, str) and value.startswith(_LOCAL_PREFIX)
+    }
 
 
 def hash_file(path: Path) -> str:

@@ -27,6 +27,7 @@ from worker.job_watch import JobWatch
 from worker.lease_keeper import LeaseKeeper
 from worker.log_pump import LogPump
 from worker.pipeline_process import PIPELINE_ENTRY, PipelineProcess
+from worker.preview_process import PREVIEW_ENTRY
 from worker.publisher_thread import PublisherThread
 from worker.publishing import ArtifactDamaged, Publisher
 from worker.pump_thread import PumpThread
@@ -53,6 +54,7 @@ class Host:
     """Where the worker was started: plugins may lie there."""
     drain: DrainFlag
     pipeline_entry: Sequence[str] = PIPELINE_ENTRY
+    preview_entry: Sequence[str] = PREVIEW_ENTRY
 
 
 def run_job(job_id: str, *, services: Services, host: Host) -> None:

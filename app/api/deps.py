@@ -24,4 +24,7 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Longest list to answer."
 After = Annotated[str | None, Query(max_length=64, description="The id after which to go on (the last one seen).")]
 JobId = Annotated[str, Path(max_length=64, description="The job's id.", examples=["job-01jd8m3v5xq2c7r9t4w6y8z0ab"])]
 KeyId = Annotated[str, Path(max_length=64, description="The key's id.", examples=["key-01jd8m0z9y8x7w6v5t4s3r2q1p"])]
+PreviewId = Annotated[
+    str, Path(max_length=64, description="The preview's id.", examples=["preview-01jd8m4q2s6x8z0b3d5f7h9k1m"])
+]
 FileId = Annotated[str, Path(max_length=64, description="The file's id.", examples=["file-01jd8m2k4wp1b6q8s3v5x7y9za"])]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.api.schemas import EXAMPLE_FILE_ID, EXAMPLE_JOB_ID
+from app.api.schemas import EXAMPLE_FILE_ID, EXAMPLE_JOB_ID, EXAMPLE_PREVIEW_ID
 
 _CREATED_AT = 1795456800.25
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -88,6 +88,54 @@ FILE: dict[str, Any] = {
     "purpose": "fine-tune",
     "sha256": _SHA256,
     "num_samples": 300,
+}
+QUEUED_PREVIEW: dict[str, Any] = {
+    "id": EXAMPLE_PREVIEW_ID,
+    "object": "preview",
+    "status": "queued",
+    "config": {"model_name_or_path": "local:demo-base", "max_length": 512, "dataset_key": "chat"},
+    "file": EXAMPLE_FILE_ID,
+    "n": 1,
+    "result": None,
+    "error": None,
+    "created_at": _CREATED_AT,
+    "started_at": None,
+    "finished_at": None,
+}
+PREVIEW: dict[str, Any] = {
+    **QUEUED_PREVIEW,
+    "status": "succeeded",
+    "result": {
+        "dataset_key": "chat",
+        "collator_key": "chat",
+        "num_rows": 300,
+        "num_rows_counted": 300,
+        "num_tokens": 5120,
+        "num_target_tokens": 2300,
+        "num_truncated_rows": 2,
+        "num_rows_without_target": 0,
+        "longest_row_tokens": 580,
+        "num_rows_without_prefix_end": 0,
+        "num_errors": 1,
+        "errors": [{"row": 17, "message": "messages: the last one is not the assistant's"}],
+        "samples": [
+            {
+                "row": 1,
+                "text": "user: Hi\nassistant: Hello",
+                "tokens": [
+                    {"id": 12, "text": "user: Hi\n", "is_target": False},
+                    {"id": 40, "text": "assistant:", "is_target": False},
+                    {"id": 77, "text": " Hello", "is_target": True},
+                ],
+                "num_tokens": 3,
+                "num_target_tokens": 1,
+                "is_truncated": False,
+                "is_shortened": False,
+            }
+        ],
+    },
+    "started_at": 1795456800.5,
+    "finished_at": 1795456804.0,
 }
 WORKER: dict[str, Any] = {
     "id": "wrk-01jd8m1a3c5e7g9j2m4p6r8tvw",

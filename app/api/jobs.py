@@ -7,15 +7,13 @@ from starlette.responses import Response
 
 from app.api import examples, schemas
 from app.api.deps import After, JobId, Limit, PrincipalDep, ServicesDep
-from app.api.live_wait import wait_until_final
+from app.api.live_wait import MAX_WAIT_SECONDS, wait_until_final
 from app.api.quick_calls import read_job, submit_job
 from app.api.rendering import json_response, render_deleted, render_error, render_job, render_list
 from app.api.responses import error_responses, example_of
 from app.api.translation import build_submission, convert_problems
 from app.jobs.views import JobView
 from app.states import JobStatus
-
-MAX_WAIT_SECONDS = 60.0
 
 router = APIRouter(tags=["jobs"])
 

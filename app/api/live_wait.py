@@ -13,6 +13,7 @@ from app.jobs.views import JobView
 from app.states import FINAL_STATUSES
 
 DISCONNECT_CHECK_SECONDS = 1.0
+MAX_WAIT_SECONDS = 60.0
 
 
 async def wait_until_final(

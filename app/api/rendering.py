@@ -11,6 +11,7 @@ from app.files.views import FileView
 from app.jobs.views import ArtifactView, JobView, LogLine
 from app.jobs.workers import WorkerView
 from app.keys.service import KeyView
+from app.previews.views import PreviewView
 from app.stored_event import StoredEvent
 
 Json = dict[str, Any]
@@ -102,6 +103,24 @@ def render_file(file: FileView) -> Json:
         "purpose": file.purpose,
         "sha256": file.sha256,
         "num_samples": file.num_samples,
+    }
+
+
+def render_preview(preview: PreviewView) -> Json:
+    """What was rendered, and what it was rendered of."""
+    error = preview.error
+    return {
+        "id": preview.id,
+        "object": "preview",
+        "status": preview.status,
+        "config": preview.config,
+        "file": preview.file_id,
+        "n": preview.num_samples,
+        "result": preview.result,
+        "error": None if error is None else {"code": error.code, "message": error.message, "param": error.param},
+        "created_at": preview.created_at,
+        "started_at": preview.started_at,
+        "finished_at": preview.finished_at,
     }
 
 

@@ -30,6 +30,12 @@ _ERRORS: dict[int, tuple[str, str, str, str | None]] = {
         "No such key.",
         "config.lora_rnak",
     ),
+    429: (
+        "Too many of yours are unfinished; `Retry-After` says when to ask again.",
+        "too_many_previews",
+        "20 of your previews are not rendered yet; wait for them.",
+        None,
+    ),
     500: (
         "The service failed; its log tells more under the request id.",
         "internal_error",

@@ -8,6 +8,7 @@ from app.states import JobStatus, StepStatus
 
 EXAMPLE_JOB_ID = "job-01jd8m3v5xq2c7r9t4w6y8z0ab"
 EXAMPLE_FILE_ID = "file-01jd8m2k4wp1b6q8s3v5x7y9za"
+EXAMPLE_PREVIEW_ID = "preview-01jd8m4q2s6x8z0b3d5f7h9k1m"
 Item = TypeVar("Item")
 KeyScope = Literal["jobs", "admin"]
 StepName = Literal["prepare", "train", "fuse", "quantize"]
@@ -154,6 +155,86 @@ class Job(Answer):
     finished_at: UnixSeconds | None
     name: str | None
     metadata: dict[str, str]
+
+
+class PreviewRequest(BaseModel):
+    """What to render."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "config": {"model_name_or_path": "local:demo-base", "max_length": 512},
+                    "file": EXAMPLE_FILE_ID,
+                    "n": 3,
+                }
+            ]
+        },
+    )
+
+    config: dict[str, JsonValue] = Field(description="The Config, as a job's; its secrets are write-only here too.")
+    file: str = Field(max_length=64, description="An uploaded file (`file-…`) with the samples.")
+    n: int = Field(3, ge=1, le=100, description="How many of the first rows to show token by token.")
+
+
+class PreviewToken(Answer):
+    id: int = Field(description="As the model gets it.")
+    text: str = Field(description="Its part of the sample's text; empty within a character of several tokens.")
+    is_target: bool = Field(description="Whether it is learned, given the tokens before it: the loss mask.")
+
+
+class PreviewSample(Answer):
+    row: int = Field(description="The line of the file, from 1.")
+    text: str
+    tokens: list[PreviewToken]
+    num_tokens: int
+    num_target_tokens: int
+    is_truncated: bool = Field(description="The row is longer than `max_length`: the model does not get all of it.")
+    is_shortened: bool = Field(description="The list of tokens is cut for the preview alone.")
+
+
+class PreviewRowError(Answer):
+    row: int = Field(description="The line of the file, from 1.")
+    message: str
+
+
+class PreviewResult(Answer):
+    dataset_key: str = Field(description="Which data set reads the rows; chosen by the first row if not given.")
+    collator_key: str
+    num_rows: int
+    num_rows_counted: int = Field(
+        description="Rows that the counts below are of: fewer than `num_rows` of a file too large for a preview."
+    )
+    num_tokens: int
+    num_target_tokens: int = Field(description="Tokens that are learned.")
+    num_truncated_rows: int
+    num_rows_without_target: int = Field(description="Rows of which nothing is learned.")
+    longest_row_tokens: int = Field(description="Before cutting to `max_length`.")
+    num_rows_without_prefix_end: int
+    num_errors: int = Field(description="Rows that cannot be trained on.")
+    errors: list[PreviewRowError] = Field(description="The first ten of them.")
+    samples: list[PreviewSample]
+
+
+class PreviewFailure(Answer):
+    code: str = Field(description="A stable word for programs.")
+    message: str = Field(description="What happened and what to do.")
+    param: str | None = Field(description="The field to change, where one is to blame.")
+
+
+class Preview(Answer):
+    id: str = Field(examples=[EXAMPLE_PREVIEW_ID])
+    object: Literal["preview"]
+    status: Literal["queued", "running", "succeeded", "failed"]
+    config: dict[str, JsonValue] = Field(description="The whole Config with its defaults, secrets as null.")
+    file: str
+    n: int
+    result: PreviewResult | None = Field(description="What was rendered; null before, and of a preview that failed.")
+    error: PreviewFailure | None = Field(description="Why it failed.")
+    created_at: UnixSeconds
+    started_at: UnixSeconds | None
+    finished_at: UnixSeconds | None
 
 
 class DeletedObject(Answer):

@@ -13,6 +13,7 @@ from app.files.service import FileService
 from app.jobs.service import JobService
 from app.jobs.workers import WorkerService
 from app.keys.service import KeyService
+from app.previews.service import PreviewService
 from app.queue import WakeupQueue
 from app.settings import Settings
 from app.storage import Storage
@@ -31,6 +32,7 @@ class Services:
     files: FileService
     keys: KeyService
     workers: WorkerService
+    previews: PreviewService
     live: LiveHub
     queue: WakeupQueue
     bus: Bus
@@ -58,6 +60,7 @@ def build_services(settings: Settings) -> Services:
         files=FileService(sessions, storage, settings),
         keys=KeyService(sessions, settings),
         workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
+        previews=PreviewService(sessions, settings=settings),
         live=LiveHub(AsyncBus(settings.redis_url)),
         queue=queue,
         bus=bus,

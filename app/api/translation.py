@@ -19,6 +19,7 @@ from app.jobs.errors import (
     Problem,
 )
 from app.jobs.views import Resources
+from app.previews.errors import TooManyPreviews
 
 _STATUSES: dict[type[JobStoreError], int] = {
     InvalidSubmission: 422,
@@ -26,8 +27,10 @@ _STATUSES: dict[type[JobStoreError], int] = {
     InvalidTransition: 409,
     FileInUse: 409,
     LeaseLost: 409,
+    TooManyPreviews: 429,
 }
 """All others say that something is not there."""
+_RETRY_AFTER_SECONDS = "5"
 
 
 def build_submission(body: JobRequest) -> JobSubmission:
@@ -59,7 +62,9 @@ def convert_store_error(error: JobStoreError) -> ApiError:
     if isinstance(error, InvalidSubmission):
         return convert_problems(error.problems)
     message = error.message[:1].upper() + error.message[1:].removesuffix(".") + "."
-    return ApiError(message, status=_STATUSES.get(type(error), 404), code=error.code, param=error.param)
+    status = _STATUSES.get(type(error), 404)
+    headers = {"retry-after": _RETRY_AFTER_SECONDS} if status == 429 else None
+    return ApiError(message, status=status, code=error.code, param=error.param, headers=headers)
 
 
 def add_store_error_handler(app: FastAPI) -> None:

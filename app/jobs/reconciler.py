@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,8 +15,12 @@ logger = logging.getLogger(__name__)
 class Reconciler:
     """Calls the service about once a second, until it is told to stop."""
 
-    def __init__(self, service: JobService, interval_seconds: float) -> None:
+    def __init__(
+        self, service: JobService, interval_seconds: float, *, chores: Sequence[Callable[[], object]] = ()
+    ) -> None:
+        """`chores`: what else has to be looked after as often; each may raise the database's errors."""
         self._service = service
+        self._chores = tuple(chores)
         self._interval_seconds = interval_seconds
         self._reclaim_from = 0.0
         self._last_tick_at = time.time()
@@ -31,7 +36,7 @@ class Reconciler:
             stop_event.wait(self._interval_seconds)
 
     def tick(self) -> None:
-        """One round: reclaim, then dispatch. Raises the database's errors."""
+        """One round: reclaim, dispatch, then the chores. Raises the database's errors."""
         now = time.time()
         if now - self._last_tick_at > max(5.0, 3 * self._interval_seconds):
             # This host slept, or hung: so may have the workers.
@@ -41,6 +46,8 @@ class Reconciler:
             for job_id in self._service.reclaim_expired():
                 logger.warning("lease of %s ran out", job_id)
         self._service.dispatch_ready()
+        for chore in self._chores:
+            chore()
 
     def _hold_reclaims(self) -> None:
         """After an outage every lease looks expired: workers get one lease's time to renew theirs first."""

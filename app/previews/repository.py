@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 
 from app.db.clock import db_now
-from app.db.models import catalogues, preview_secrets, previews, workers
+from app.db.models import catalogues, files, preview_secrets, previews, workers
 from app.ids import is_id
 from app.jobs.rows import dump_error, parse_error
 from app.jobs.secrets import SealedSecret
@@ -101,6 +101,11 @@ def take(connection: Connection, preview_id: str, *, worker_id: str, lease_secon
     statement = update(previews).where(previews.c.id == preview_id, previews.c.status == _QUEUED).values(values)
     row = connection.execute(statement.returning(*previews.c)).first()
     return None if row is None else dict(row._mapping)
+
+
+def count_rows(connection: Connection, file_id: str) -> int:
+    """How many rows an uploaded file has."""
+    return int(connection.execute(select(files.c.num_samples).where(files.c.id == file_id)).scalar_one())
 
 
 def list_secrets(connection: Connection, preview_id: str) -> list[SealedSecret]:

@@ -170,5 +170,6 @@ class PreviewService:
             config=row["config"],
             secrets=secrets,
             file=file,
+            num_rows=repository.count_rows(connection, file.id),
             num_samples=row["num_samples"],
         )

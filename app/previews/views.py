@@ -54,4 +54,6 @@ class PreviewClaim:
     config: Mapping[str, JsonValue]
     secrets: Mapping[str, str] = field(repr=False)
     file: FileRef
+    num_rows: int
+    """Of the whole file."""
     num_samples: int

@@ -15,6 +15,8 @@ from app.api import examples, schemas
         (examples.ARTIFACT, schemas.Artifact),
         (examples.FILE, schemas.File),
         (examples.WORKER, schemas.Worker),
+        (examples.QUEUED_PREVIEW, schemas.Preview),
+        (examples.PREVIEW, schemas.Preview),
         (examples.VALIDATION, schemas.Validation),
         (examples.REGISTRIES, schemas.Registries),
         (examples.KEY, schemas.Key),
