@@ -40,12 +40,17 @@ def list_registries(services: ServicesDep, principal: PrincipalDep) -> Response:
 def get_config_schema(
     services: ServicesDep,
     principal: PrincipalDep,
-    key: Annotated[str, Query(max_length=200, description="Which Config, as in `config_key`.")] = "base",
+    config_key: Annotated[
+        str, Query(max_length=200, description="Which Config, as the key in a job's config.")
+    ] = "base",
+    key: Annotated[str | None, Query(max_length=200, description="The same.", deprecated=True)] = None,
 ) -> Response:
     """Answers every key of a Config with its type, default, bounds and meaning."""
-    if key == "base":
+    name, param = (config_key, "config_key") if key is None else (key, "key")
+    if name == "base":
         return json_response(build_config_schema(Config))
-    schema: Any = services.workers.current_catalogue().configs.get(key)
+    schema: Any = services.workers.current_catalogue().configs.get(name)
     if schema is None:
-        raise NotFound(f"No worker has announced a Config under the key {key!r}.", code="config_not_found", param="key")
+        message = f"No worker has announced a Config under the key {name!r}."
+        raise NotFound(message, code="config_not_found", param=param)
     return json_response(schema)

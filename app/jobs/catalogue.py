@@ -44,21 +44,11 @@ class PluginError:
 
 
 @dataclass(frozen=True, slots=True)
-class PluginError:
-    """A plugin that a worker could not load: its keys are not announced."""
-
-    plugin: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Installation:
     """What submissions are checked against. `most_gpus`: of one host; None when no worker ever announced itself."""
 
     catalogue: Catalogue
     most_gpus: int | None
-    plugin_errors: tuple[PluginError, ...] = ()
-    """Of the workers that are online: why a key may be unknown."""
     plugin_errors: tuple[PluginError, ...] = ()
     """Of the workers that are online: why a key may be unknown."""
 

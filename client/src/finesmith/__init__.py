@@ -31,9 +31,17 @@ from finesmith.errors import (
 from finesmith.models.artifact import Artifact
 from finesmith.models.event import Event, LogLine
 from finesmith.models.file import File
-from finesmith.models.installation import Gpu, Health, Registries, Validation, Worker
+from finesmith.models.installation import Gpu, Health, PluginError, Registries, Validation, Worker
 from finesmith.models.job import Job, JobErrorInfo, JobProgress, JobStatus, JobStep, Resources
 from finesmith.models.page import Page
+from finesmith.models.preview import (
+    Preview,
+    PreviewErrorInfo,
+    PreviewResult,
+    PreviewRowError,
+    PreviewSample,
+    PreviewToken,
+)
 from finesmith.retry import RetryPolicy
 from finesmith.submission import JobOptions
 from finesmith.version import __version__
@@ -73,6 +81,13 @@ __all__ = [
     "Page",
     "PayloadTooLargeError",
     "PermissionDeniedError",
+    "PluginError",
+    "Preview",
+    "PreviewErrorInfo",
+    "PreviewResult",
+    "PreviewRowError",
+    "PreviewSample",
+    "PreviewToken",
     "RateLimitError",
     "Registries",
     "Resources",

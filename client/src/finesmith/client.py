@@ -8,6 +8,7 @@ from finesmith.models.installation import Health
 from finesmith.paths import api_path
 from finesmith.resources.files import Files
 from finesmith.resources.jobs import Jobs
+from finesmith.resources.previews import Previews
 from finesmith.resources.registries import Registries
 from finesmith.resources.workers import Workers
 from finesmith.retry import RetryPolicy
@@ -28,6 +29,8 @@ class Client:
     """Data sets: upload, look up, download, delete."""
     jobs: Jobs
     """Jobs: submit, look up, steer, wait for, watch, download."""
+    previews: Previews
+    """What a model would see of a data set, token by token."""
     registries: Registries
     """The keys that a config may name."""
     workers: Workers
@@ -45,12 +48,17 @@ class Client:
         self._transport = Transport(settings)
         self.files = Files(self._transport)
         self.jobs = Jobs(self._transport, self.files)
+        self.previews = Previews(self._transport, self.files)
         self.registries = Registries(self._transport)
         self.workers = Workers(self._transport)
 
-    def config_schema(self) -> Mapping[str, JsonValue]:
-        """The JSON Schema of a job's config: every key with its type, default and meaning."""
-        return as_object(self._transport.send(Call("GET", api_path("config", "schema"))))
+    def config_schema(self, config_key: str = "base") -> Mapping[str, JsonValue]:
+        """The JSON Schema of a job's config: every key with its type, default and meaning.
+
+        `config_key` names the config of a plugin. Raises NotFoundError for one that no worker announced.
+        """
+        params = {} if config_key == "base" else {"config_key": config_key}
+        return as_object(self._transport.send(Call("GET", api_path("config", "schema"), params=params)))
 
     def health(self) -> Health:
         """Whether the service can take jobs now. Raises APIConnectionError if it does not answer at all."""

@@ -63,7 +63,7 @@ def build_submission(
     if resources is not None:
         body["resources"] = asdict(resources) if isinstance(resources, Resources) else dict(resources)
     data_sets = {
-        name: _find_data_set(body[name], name=name) for name in ("training_file", "validation_file") if name in body
+        name: find_data_set(body[name], name=name) for name in ("training_file", "validation_file") if name in body
     }
     # Nothing is sent before everything has been found.
     body.update({name: upload(place).id if isinstance(place, Path) else place for name, place in data_sets.items()})
@@ -75,7 +75,7 @@ def refuse_upload(path: Path) -> File:
     raise ConfigurationError(f"Validating stores nothing: upload {path} with client.files.upload and give its id.")
 
 
-def _find_data_set(data_set: object, *, name: str) -> str | Path:
+def find_data_set(data_set: object, *, name: str) -> str | Path:
     """The id of an uploaded file, or the path of a local one."""
     if isinstance(data_set, File):
         return data_set.id

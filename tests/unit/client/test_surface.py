@@ -13,8 +13,9 @@ NAMES = [
     "AuthenticationError", "BadRequestError", "ChecksumMismatch", "Client", "ConfigurationError", "ConflictError",
     "ErrorDetail", "Event", "File", "FinesmithError", "Gpu", "Health", "IntegrityError", "InternalServerError", "Job",
     "JobCancelled", "JobErrorInfo", "JobFailed", "JobOptions", "JobOutcomeError", "JobProgress", "JobStatus",
-    "JobStep", "LogLine", "NotFoundError", "Page", "PayloadTooLargeError", "PermissionDeniedError", "RateLimitError",
-    "Registries", "Resources", "RetryPolicy", "UnexpectedResponseError", "UnprocessableEntityError",
+    "JobStep", "LogLine", "NotFoundError", "Page", "PayloadTooLargeError", "PermissionDeniedError", "PluginError",
+    "Preview", "PreviewErrorInfo", "PreviewResult", "PreviewRowError", "PreviewSample", "PreviewToken",
+    "RateLimitError", "Registries", "Resources", "RetryPolicy", "UnexpectedResponseError", "UnprocessableEntityError",
     "UnsafePathError", "Validation", "WaitTimeout", "Worker", "__version__",
 ]  # fmt: skip
 
@@ -22,7 +23,7 @@ CALLS = {
     "client": [
         "__init__(base_url=None, *, api_key=None, timeout=60.0, retry=None)",
         "close()",
-        "config_schema()",
+        "config_schema(config_key='base')",
         "health()",
     ],
     "client.files": [
@@ -49,6 +50,7 @@ CALLS = {
         "validate(*, config, **options)",
         "wait(job, *, timeout=86400.0, progress=True)",
     ],
+    "client.previews": ["create(*, config, file, n=3)", "get(preview_id, *, wait=None)"],
     "client.registries": ["get()"],
     "client.workers": ["list()"],
     "job": [
@@ -83,14 +85,22 @@ FIELDS = {
     " finished_at name metadata extra",
     "JobErrorInfo": "code message param step",
     "JobProgress": "global_step total_steps epoch loss tokens_per_second eta_seconds",
-    "JobStep": "name status started_at finished_at error",
+    "JobStep": "name status started_at finished_at error facts",
     "LogLine": "id text attempt line extra",
     "Page": "data has_more",
+    "PluginError": "plugin message",
+    "Preview": "id status config file n result error created_at started_at finished_at extra",
+    "PreviewErrorInfo": "code message param",
+    "PreviewResult": "dataset_key collator_key num_rows num_rows_counted num_tokens num_target_tokens"
+    " num_truncated_rows num_rows_without_target longest_row_tokens num_rows_without_prefix_end num_errors errors samples extra",
+    "PreviewRowError": "row message",
+    "PreviewSample": "row text tokens num_tokens num_target_tokens is_truncated is_shortened",
+    "PreviewToken": "id text is_target",
     "Registries": "datasets collators trainers experiments quantizers configs extra",
     "Resources": "gpus",
     "RetryPolicy": "max_retries initial_delay_seconds max_delay_seconds max_retry_after_seconds max_outage_seconds",
     "Validation": "valid config steps warnings problems",
-    "Worker": "id host gpus slots status version last_seen_at extra",
+    "Worker": "id host gpus slots status version last_seen_at plugin_errors extra",
 }
 
 
@@ -120,6 +130,7 @@ def test_the_calls_and_their_arguments() -> None:
             "client": Client,
             "client.files": type(client.files),
             "client.jobs": type(client.jobs),
+            "client.previews": type(client.previews),
             "client.registries": type(client.registries),
             "client.workers": type(client.workers),
             "job": finesmith.Job,

@@ -40,6 +40,16 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class PluginError:
+    """A plugin that a worker could not load."""
+
+    plugin: str = ""
+    """Its entry point's name, or `module:function`."""
+    message: str = ""
+    """What it raised."""
+
+
+@dataclass(frozen=True)
 class Worker:
     """A process that runs jobs."""
 
@@ -57,6 +67,8 @@ class Worker:
     """Version of the service's software on it."""
     last_seen_at: float | None = None
     """When it last reported, in Unix seconds."""
+    plugin_errors: tuple[PluginError, ...] = ()
+    """Plugins that it could not load."""
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
     """Fields that this version of the SDK does not know."""
 

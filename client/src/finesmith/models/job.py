@@ -51,6 +51,8 @@ class JobStep:
     """When it ended, in Unix seconds; None before."""
     error: JobErrorInfo | None = None
     """Why it failed; None unless it did."""
+    facts: Mapping[str, JsonValue] | None = None
+    """What the step found out and made: losses, counts, sizes, revisions of repositories; None before."""
 
 
 @dataclass(frozen=True)
