@@ -1,8 +1,9 @@
-"""Runs one step in one process.
+"""Runs one step in one process, or one rank of it below a launcher.
 
-`python -m trainer_core.step_main --workspace ROOT --attempt N --step train`. Stdin: one line of secrets, then held
-open by the pipeline. Exit status: 0, the done marker is written; 1, see the attempt's `error-<step>.json`; 74, the
-disk is full; 75 or 143, stopped as asked.
+`python -m trainer_core.step_main --workspace ROOT --attempt N --step train`. Stdin: one line of secrets for each rank,
+then held open by the pipeline. Exit status: 0, the done marker is written; 1, see the attempt's `error-<step>.json`;
+74, the disk is full; 75 or 143, stopped as asked. A rank that was stopped ends with 0, so that its launcher lets the
+others save, and `error-<step>.json` tells of it. Only the first rank writes events and the done marker.
 """
 
 import argparse
@@ -25,9 +26,15 @@ from trainer_core.attempt.outcome import (
     EXIT_SUCCEEDED,
     EXIT_TERMINATED,
     Failure,
-    write_failure,
 )
 from trainer_core.attempt.public_names import build_redactor
+from trainer_core.attempt.ranks import (
+    INTERRUPTED,
+    StopFile,
+    describe_lost_peer,
+    take_turns,
+    write_rank_failure,
+)
 from trainer_core.attempt.secrets_line import read_secrets
 from trainer_core.attempt.staged_inputs import (
     StagedRecord,
@@ -45,8 +52,9 @@ from trainer_core.errors import DiskFullError, StepInterrupted
 from trainer_core.events import EventWriter
 from trainer_core.job_spec import JobSpec
 from trainer_core.plugins import load_plugins
+from trainer_core.ranks import count_ranks, find_rank, is_first_rank
 from trainer_core.redaction import Redactor
-from trainer_core.watchdog import exit_when_stdin_closes, kill_descendants
+from trainer_core.watchdog import exit_when_stdin_closes, exit_when_stdin_hangs_up, kill_descendants
 from trainer_core.workspace import Workspace
 
 StepFunction = Callable[[Config, StepContext], StepResult]
@@ -103,6 +111,8 @@ class StepRun:
         if self._stop.is_set:
             raise StepInterrupted(f"{self._step} was stopped before it began")
         result = run_step(config, context)
+        if not is_first_rank():
+            return
         marker = write_marker(self._workspace, spec=self._spec, step=self._step, result=result)
         events.emit(
             "step.finished",
@@ -145,14 +155,23 @@ def main(
 ) -> int:
     """Runs one step and returns the exit status. Takes over this process's stdin and signals."""
     options = parse_step_arguments(arguments, program="python -m trainer_core.step_main")
-    stop = StopFlag()
-    install_stop_handler(options.step, stop)
-    secrets = read_secrets()
-    exit_when_stdin_closes(kill_descendants)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-
     workspace = Workspace(options.workspace)
-    spec = JobSpec.from_json(workspace.attempt(options.attempt).job.read_text())
+    attempt = workspace.attempt(options.attempt)
+    stop: StopFlag
+    if count_ranks() > 1:
+        # SIGTERM is the launcher's, when another rank has failed: there is nothing to save together any more.
+        stop = StopFile(attempt.step_stop(options.step))
+        with take_turns(attempt.job):
+            secrets = read_secrets()
+        exit_when_stdin_hangs_up(kill_descendants)
+    else:
+        stop = StopFlag()
+        install_stop_handler(options.step, stop)
+        secrets = read_secrets()
+        exit_when_stdin_closes(kill_descendants)
+    logging.basicConfig(level=logging.INFO, format=f"{_describe_rank()}%(levelname)s %(name)s: %(message)s")
+
+    spec = JobSpec.from_json(attempt.job.read_text())
     redactor = build_redactor(spec, workspace=workspace, secrets=secrets)
     run = StepRun(spec, step=options.step, workspace=workspace, secrets=secrets, stop=stop, redactor=redactor)
     return guard_step(
@@ -197,17 +216,30 @@ def guard_step(
 ) -> int:
     """Calls `run` with the attempt's events and returns the exit status; an error is printed and written down."""
     folder = workspace.attempt(attempt)
+    is_rank = count_ranks() > 1
     try:
-        with EventWriter(folder.events, step=step, redactor=redactor) as events:
+        # Every rank has the same to tell: what any but the first emits goes nowhere.
+        with EventWriter(
+            folder.events if is_first_rank() else Path(os.devnull), step=step, redactor=redactor
+        ) as events:
             run(events)
-    except StepInterrupted:
-        return EXIT_INTERRUPTED
+    except StepInterrupted as error:
+        if not is_rank:
+            return EXIT_INTERRUPTED
+        # With any other status the launcher would end ranks that are still saving.
+        _record_failure(folder.step_error(step), Failure(INTERRUPTED, str(error), step=step), redactor)
     # A step runs users' code and a dozen libraries: whatever they raise ends here, in a code and in the log.
     except BaseException as error:  # noqa: BLE001
         traceback.print_exc()
         failure = describe_failure(error, step=step, folder=workspace.root)
+        if is_rank:
+            failure = describe_lost_peer(error, failure)
         return _record_failure(folder.step_error(step), failure, redactor)
     return EXIT_SUCCEEDED
+
+
+def _describe_rank() -> str:
+    return f"[rank {find_rank()}] " if count_ranks() > 1 else ""
 
 
 def _record_failure(path: Path, failure: Failure, redactor: Redactor) -> int:
@@ -219,7 +251,7 @@ def _record_failure(path: Path, failure: Failure, redactor: Redactor) -> int:
         retryable=failure.retryable,
     )
     try:
-        write_failure(path, clean)
+        write_rank_failure(path, clean)
     except OSError:
         return EXIT_DISK_FULL if clean.code == DiskFullError.code else EXIT_FAILED
     return EXIT_FAILED

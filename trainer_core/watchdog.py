@@ -9,6 +9,7 @@ As a program, `python -m trainer_core.watchdog -- argv…` gives these manners t
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -105,6 +106,25 @@ def exit_when_stdin_closes(on_close: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+def exit_when_stdin_hangs_up(on_close: Callable[[], object]) -> threading.Thread:
+    """As `exit_when_stdin_closes`, for a pipe that several processes share: it reads nothing, for what is in the pipe
+    may be meant for another of them."""
+
+    def watch() -> None:
+        poll = select.poll()
+        # No event is asked for: a hang-up is always told.
+        poll.register(_STDIN, 0)
+        poll.poll()
+        try:
+            on_close()
+        finally:
+            os._exit(_EXIT_ORPHANED)
+
+    thread = threading.Thread(target=watch, name="stdin-watch", daemon=True)
+    thread.start()
+    return thread
+
+
 def run_watched(argv: Sequence[str]) -> int:
     """Runs a program and returns its exit status (negative: the signal that ended it).
 
@@ -112,6 +132,7 @@ def run_watched(argv: Sequence[str]) -> int:
     """
     become_subreaper()
     stopping: list[int] = []
+    is_orphaned = threading.Event()
     program: subprocess.Popen[bytes] | None = None
 
     def hand_on(number: int, frame: FrameType | None) -> None:
@@ -119,15 +140,20 @@ def run_watched(argv: Sequence[str]) -> int:
         if program is not None:
             program.send_signal(number)
 
+    def kill_all() -> None:
+        is_orphaned.set()
+        kill_descendants()
+
     signal.signal(signal.SIGTERM, hand_on)
     signal.signal(signal.SIGINT, hand_on)
-    exit_when_stdin_closes(kill_descendants)
+    exit_when_stdin_closes(kill_all)
     program = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     if stopping:
         program.send_signal(stopping[-1])
     status = program.wait()
     kill_descendants()
-    return status
+    # Whoever reaped the killed program first has its status: it may have been the watch.
+    return _EXIT_ORPHANED if is_orphaned.is_set() else status
 
 
 def _read_stdin() -> bool:

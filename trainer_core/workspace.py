@@ -48,6 +48,16 @@ class Workspace:
         """The record of what was downloaded from a hub: local folders and the revisions they are of."""
         return self.root / "staged.json"
 
+    @property
+    def pushes(self) -> Path:
+        """The record of what was pushed to a hub."""
+        return self.root / "pushes.json"
+
+    @property
+    def pushing(self) -> Path:
+        """What is being pushed, as hard links: the training may delete its checkpoint meanwhile."""
+        return self.root / ".pushing"
+
     def marker(self, step: Step) -> Path:
         """The done marker of a step: exists only when all that the step made is whole."""
         return self.root / "steps" / f"{step}.json"
@@ -90,3 +100,7 @@ class AttemptFolder:
     def step_error(self, step: Step) -> Path:
         """Why a step failed, written by the step for the pipeline."""
         return self.root / f"error-{step}.json"
+
+    def step_stop(self, step: Step) -> Path:
+        """An empty file that asks a step of several processes to stop."""
+        return self.root / f"stop-{step}"

@@ -3,9 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from trainer_core.launch.base import LaunchCommand, LaunchRequest
-
-STEP_ENTRY = ("-m", "trainer_core.step_main")
+from trainer_core.launch.base import STEP_ENTRY, LaunchCommand, LaunchRequest
 
 
 class SingleLauncher:
@@ -19,16 +17,4 @@ class SingleLauncher:
         if request.num_processes != 1:
             raise ValueError(f"one process was asked to be {request.num_processes}")
         # -P: the step's current folder is the workspace, and a file that lies there must not shadow a module.
-        return LaunchCommand(
-            argv=(
-                sys.executable,
-                "-P",
-                *self._entry,
-                "--workspace",
-                str(request.workspace),
-                "--attempt",
-                str(request.attempt),
-                "--step",
-                request.step.value,
-            )
-        )
+        return LaunchCommand(argv=(sys.executable, "-P", *self._entry, *request.arguments))

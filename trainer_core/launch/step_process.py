@@ -1,6 +1,7 @@
 """One running step: starts it in a session of its own, gives it its secrets, keeps what it prints."""
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ class StepProcess:
     def __init__(
         self, command: LaunchCommand, *, folder: Path, env: Mapping[str, str], secrets: Mapping[str, str], sink: LogSink
     ) -> None:
+        self._stop_file = command.stop_file
+        if self._stop_file is not None:
+            self._stop_file.unlink(missing_ok=True)
         self._popen = subprocess.Popen(
             command.argv,
             stdin=subprocess.PIPE,
@@ -37,7 +41,7 @@ class StepProcess:
         )
         self._drain.start()
         try:
-            self._popen.stdin.write(format_secrets(secrets))
+            self._popen.stdin.write(format_secrets(secrets) * command.num_processes)
             self._popen.stdin.flush()
         except BrokenPipeError:
             # It died before it read them; its exit status says why.
@@ -57,3 +61,14 @@ class StepProcess:
     def send_signal(self, number: int) -> None:
         """Signals the step's own process; one that has ended is left alone."""
         self._popen.send_signal(number)
+
+    def request_stop(self) -> None:
+        """Asks the step to save and stop; one that has ended is left alone."""
+        if self._stop_file is None:
+            self._popen.send_signal(signal.SIGTERM)
+            return
+        try:
+            self._stop_file.touch()
+        except OSError:
+            # A full disk: nothing could be saved either.
+            self._popen.send_signal(signal.SIGTERM)
