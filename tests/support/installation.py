@@ -20,6 +20,7 @@ from app.jobs.service import JobService
 from app.jobs.views import Claim, JobView
 from app.jobs.workers import GpuInfo, WorkerInfo, WorkerService
 from app.keys.service import KeyService
+from app.previews.service import PreviewService
 from app.settings import Settings
 from app.storage import Storage
 
@@ -39,6 +40,7 @@ class CoreInstallation:
     files: FileService
     keys: KeyService
     workers: WorkerService
+    previews: PreviewService
 
     def submit(self, *, owner: str = OWNER, config: dict[str, Any] | None = None, **fields: Any) -> JobView:
         """A new job with a config that works; `config` adds to it."""
@@ -119,6 +121,7 @@ def open_installation(data_dir: Path, **settings: Any) -> Iterator[CoreInstallat
             files=FileService(sessions, storage, configured),
             keys=KeyService(sessions, configured),
             workers=WorkerService(sessions),
+            previews=PreviewService(sessions, settings=configured),
         )
     finally:
         engine.dispose()

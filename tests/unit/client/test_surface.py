@@ -92,7 +92,8 @@ FIELDS = {
     "Preview": "id status config file n result error created_at started_at finished_at extra",
     "PreviewErrorInfo": "code message param",
     "PreviewResult": "dataset_key collator_key num_rows num_rows_counted num_tokens num_target_tokens"
-    " num_truncated_rows num_rows_without_target longest_row_tokens num_rows_without_prefix_end num_errors errors samples extra",
+    " num_truncated_rows num_rows_without_target longest_row_tokens num_rows_without_prefix_end num_errors"
+    " errors samples extra",
     "PreviewRowError": "row message",
     "PreviewSample": "row text tokens num_tokens num_target_tokens is_truncated is_shortened",
     "PreviewToken": "id text is_target",
