@@ -20,6 +20,7 @@ from trainer_core.errors import ConfigError, NotYetSupportedError, Problem, Step
 from trainer_core.experiments.hooks import ExperimentHooks
 from trainer_core.experiments.saving import FolderFinisher, save_final_weights
 from trainer_core.models.attention import check_flash_attention
+from trainer_core.models.bnb_layers import quantize_linear_layers
 from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.fusing import fuse_trained_model, save_fused_model
 from trainer_core.models.kbit import prepare_for_kbit_training
@@ -32,10 +33,13 @@ from trainer_core.tokenizers import build_tokenizer
 from trainer_core.trainers.arguments import build_training_arguments
 from trainer_core.trainers.building import adapt_compute_loss, construct_trainer, get_trainer_class
 from trainer_core.trainers.checkpoint_callback import CheckpointCallback
+from trainer_core.trainers.data_checks import check_data
 from trainer_core.trainers.event_callback import EventCallback
 from trainer_core.trainers.lm import IGNORED_LABEL
+from trainer_core.trainers.optimizer_groups import adapt_create_optimizer
 from trainer_core.trainers.running import run_training
 from trainer_core.trainers.stop_callback import StopCallback
+from trainer_core.trainers.tracking.building import build_tracker_callbacks, check_trackers
 
 
 class Experiment(ExperimentHooks):
@@ -107,6 +111,7 @@ class Experiment(ExperimentHooks):
         if self.train_dataset is None:
             raise StepInputError("there is no training data set; run the step prepare, or pass train_dataset")
         self._build_part("eval_dataset")
+        self._check_data()
         self._build_part("tokenizer")
         self._build_part("collator")
         self._build_model()
@@ -140,6 +145,7 @@ class Experiment(ExperimentHooks):
         """Raises ConfigError for what cannot work on this machine, before anything is loaded."""
         config = self.config
         check_flash_attention(config)
+        check_trackers(config, is_job=self.owns_output_dir)
         if self.trainer is None:
             get_trainer_class(config)
         if (config.load_in_4bit or config.load_in_8bit) and not config.apply_lora and self.model is None:
@@ -197,18 +203,23 @@ class Experiment(ExperimentHooks):
         return build_quantization_config(self.config)
 
     def build_model(self) -> PreTrainedModel:
-        """The base model, made ready for training if it is quantized."""
+        """The base model, made ready for training if it is quantized already."""
+        settings = None if self.config.bnb_quantize_after_model_init else self.quantization_config
         choices = LoadingChoices(
             dtype=choose_dtype(self.config, use_cpu=bool(self.training_arguments and self.training_arguments.use_cpu)),
-            quantization_config=self.quantization_config,
+            quantization_config=settings,
             device_map=self.config.device_map,
         )
-        return prepare_for_kbit_training(load_model(self.config, choices=choices), config=self.config)
+        model = load_model(self.config, choices=choices)
+        quantize_linear_layers(model, settings)
+        return prepare_for_kbit_training(model, config=self.config)
 
     def bnb_quantization(self) -> None:
-        """Quantizes a loaded model."""
-        message = "bnb_quantize_after_model_init is not supported yet; leave it at False"
-        raise NotYetSupportedError(message, param="bnb_quantize_after_model_init")
+        """Quantizes the linear layers of the loaded model in place, and makes it ready for training."""
+        model = self._get_model()
+        num_layers = quantize_linear_layers(model, self.quantization_config)
+        self._tell("decision", f"quantized {num_layers} layers of the loaded model", num_layers=num_layers)
+        self.model = prepare_for_kbit_training(model, config=self.config)
 
     def apply_lora(self) -> None:
         """Attaches the adapter to `self.model`."""
@@ -218,7 +229,9 @@ class Experiment(ExperimentHooks):
             return
         if self.lora_config is None:
             self.lora_config = build_lora_config(model, config=self.config)
-        self.model = attach_lora(model, lora_config=self.lora_config, config=self.config)
+        self.model = attach_lora(
+            model, lora_config=self.lora_config, config=self.config, resume_from=self._find_checkpoint()
+        )
         num_trainable, num_all = self.model.get_nb_trainable_parameters()
         targets = self.lora_config.target_modules
         self._tell(
@@ -283,6 +296,16 @@ class Experiment(ExperimentHooks):
         elif name == "eval_dataset":
             self._turn_evaluation_on()
 
+    def _check_data(self) -> None:
+        if self.training_arguments is not None:
+            check_data(
+                self.config,
+                arguments=self.training_arguments,
+                train_dataset=self.train_dataset,
+                eval_dataset=self.eval_dataset,
+                events=self.context.events,
+            )
+
     def _turn_evaluation_on(self) -> None:
         if self.eval_dataset is not None and self.training_arguments is not None:
             self.training_arguments.do_eval = True
@@ -320,6 +343,9 @@ class Experiment(ExperimentHooks):
                 f"{type(trainer).__name__}.compute_loss takes no num_items_in_batch: the losses of accumulated batches "
                 "are averaged, whatever their sizes; labels come unshifted, with -100 where nothing is learned"
             )
+        adapt_create_optimizer(trainer, config=self.config)
+        for callback in build_tracker_callbacks(self.config, context=self.context, is_job=self.owns_output_dir):
+            trainer.add_callback(callback)
         finisher = FolderFinisher(
             self.tokenizer, model_name=self.config.model_name_or_path, model_id=self.context.model_id
         )
@@ -339,7 +365,7 @@ class Experiment(ExperimentHooks):
         self._stop_if_asked()
         if self.owns_output_dir and self.is_main_process:
             remove_incomplete_checkpoints(self.output_dir)
-        checkpoint = newest_complete_checkpoint(self.output_dir) if self.resumes else None
+        checkpoint = self._find_checkpoint()
         if checkpoint is not None:
             self._tell("decision", f"resumes from {checkpoint.name}", path=str(checkpoint))
         run_training(trainer, resume_from=checkpoint)
@@ -347,6 +373,9 @@ class Experiment(ExperimentHooks):
             step = trainer.state.global_step
             raise StepInterrupted(f"stopped after step {step} of {trainer.state.max_steps}, with a checkpoint")
         self.result = save_final_weights(trainer, finisher=self._finisher, output_dir=self.output_dir)
+
+    def _find_checkpoint(self) -> Path | None:
+        return newest_complete_checkpoint(self.output_dir) if self.resumes else None
 
     def _get_model(self) -> Any:
         if self.model is None:

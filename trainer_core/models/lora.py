@@ -1,94 +1,102 @@
-"""LoRA: which layers get an adapter, and putting it there."""
+"""LoRA: what the Config asks of the adapter, and putting it onto a model."""
 
-import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainer_core.config import Config
+from trainer_core.config.lora_checks import decomposes_base
 from trainer_core.errors import ConfigError, Problem
+from trainer_core.models.decomposed_model import attach_decomposed
+from trainer_core.models.dtype import choose_dtype
+from trainer_core.models.lora_targets import find_lora_targets, find_modules_to_save, find_target_parameters, is_named
 
-PARAM = "raw_lora_target_modules"
-_ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d)
+_DATA_DRIVEN_INITS = ("eva", "corda", "lora_ga", "mica")
 
 
 def build_lora_config(model: PreTrainedModel, *, config: Config) -> LoraConfig:
     """The adapter that the Config asks for on this model. Raises ConfigError naming what exists for unknown targets."""
-    targets = find_lora_targets(model, wanted=config.lora_target_modules)
+    saved = find_modules_to_save(model, wanted=config.modules_to_save or [])
+    targets = find_lora_targets(model, wanted=config.lora_target_modules, besides=saved)
+    init: Any = config.init_lora_weights
+    loftq: Any = {"loftq_bits": config.loftq_bits, "loftq_iter": config.loftq_iter} if init == "loftq" else {}
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets,
+        target_parameters=find_target_parameters(model, wanted=config.lora_target_parameters or []) or None,
+        modules_to_save=saved or None,
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
+        init_lora_weights=init,
+        loftq_config=loftq,
         # Conv1D (GPT-2) keeps its weight transposed; peft corrects this itself, but warns when it was not told.
         fan_in_fan_out=_targets_conv1d(model, targets),
+        # A layer that shares its weight with another stays tied to it while it is trained whole.
+        ensure_weight_tying=_are_tied(model, saved),
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
 
 
-def attach_lora(model: PreTrainedModel, *, lora_config: LoraConfig, config: Config) -> PeftModel:
-    """Wraps the model: only the adapter's matrices are trained from here on. The model itself is changed."""
+def attach_lora(
+    model: PreTrainedModel, *, lora_config: LoraConfig, config: Config, resume_from: Path | None = None
+) -> PeftModel:
+    """Wraps the model: only the adapter's matrices are trained from here on. The model itself is changed.
+
+    `resume_from` is the folder of the checkpoint that training will go on from: an adapter that was taken out of the
+    base's weights is taken out of them as it was then.
+    """
     if config.use_gradient_checkpointing:
         # The first checkpointed block would otherwise see inputs without gradients, and its adapters learn nothing.
         model.enable_input_require_grads()  # type: ignore[no-untyped-call]
-    return get_peft_model(model, lora_config)
+    init = lora_config.init_lora_weights
+    if init in _DATA_DRIVEN_INITS:
+        message = f"init_lora_weights={init!r} looks at data before the training, which is not supported; use 'pissa'"
+        raise ConfigError([Problem(message, "init_lora_weights", "invalid_value")])
+    if decomposes_base(init):
+        is_stabilized = config.stabilize and choose_dtype(config) is torch.bfloat16
+        dtype = torch.bfloat16 if is_stabilized else torch.float32
+        return attach_decomposed(model, lora_config=lora_config, resume_from=resume_from, adapter_dtype=dtype)
+    if init != "orthogonal":
+        return get_peft_model(model, lora_config)
+    lora_config.init_lora_weights = True
+    peft_model = get_peft_model(model, lora_config)
+    set_orthogonal_weights(peft_model)
+    return peft_model
 
 
-def find_lora_targets(model: PreTrainedModel, *, wanted: list[str] | str | None) -> list[str] | str:
-    """What peft takes as `target_modules`: names, or a regular expression as it was given.
-
-    `wanted` None means every linear layer but the head and the embeddings.
-    """
-    if wanted is None:
-        return _find_all_linear(model)
-    adaptable = {name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)}
-    if isinstance(wanted, str):
-        if not any(re.fullmatch(wanted, name) for name in adaptable):
-            raise _unknown_targets([f"re:{wanted}"], adaptable)
-        return wanted
-    unknown = [target for target in wanted if not any(_is_named(name, target) for name in adaptable)]
-    if unknown:
-        raise _unknown_targets(unknown, adaptable)
-    return wanted
+def set_orthogonal_weights(model: nn.Module) -> None:
+    """Gives every adapter two matrices that are not zero and whose product is, by rows of one orthogonal matrix."""
+    for layer in (each for each in model.modules() if isinstance(each, LoraLayer)):
+        for adapter in layer.lora_A:
+            first, second = (part[adapter].get_parameter("weight") for part in (layer.lora_A, layer.lora_B))
+            a_RI, b_OR = first.data, second.data
+            rank = a_RI.shape[0]
+            rows, _ = torch.linalg.qr(torch.randn(rank, rank))
+            a_RI.copy_(rows[0::2].T @ torch.randn(rank // 2, a_RI.shape[1]) / 10)
+            b_OR.copy_(torch.randn(b_OR.shape[0], rank // 2) @ rows[1::2] / 10)
 
 
-def _find_all_linear(model: PreTrainedModel) -> list[str]:
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    output_embeddings = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    chosen = {name for name, module in linear.items() if module is not output_embeddings}
-    if not chosen:
-        message = f"{PARAM}: the model has no linear layer besides its head; name the layers"
-        raise ConfigError([Problem(message, PARAM, "invalid_value")])
-    leaves = {name.rsplit(".", 1)[-1] for name in chosen}
-    # Short names make an adapter_config.json that people can read, as long as they name nothing else.
-    named_by_leaves = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves}
-    return sorted(leaves if named_by_leaves == chosen else chosen)
-
-
-def _is_named(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
+def _are_tied(model: PreTrainedModel, saved: Sequence[str]) -> bool:
+    tied: Any = model.all_tied_weights_keys
+    names = {key.removesuffix(".weight") for pair in tied.items() for key in pair}
+    return any(is_named(name, each) for name in names for each in saved)
 
 
 def _targets_conv1d(model: PreTrainedModel, targets: list[str] | str) -> bool:
     def is_target(name: str) -> bool:
         if isinstance(targets, str):
             return re.fullmatch(targets, name) is not None
-        return any(_is_named(name, target) for target in targets)
+        return any(is_named(name, target) for target in targets)
 
     return any(isinstance(module, Conv1D) and is_target(name) for name, module in model.named_modules())
-
-
-def _unknown_targets(unknown: Iterable[str], adaptable: Iterable[str]) -> ConfigError:
-    leaves = sorted({name.rsplit(".", 1)[-1] for name in adaptable})
-    problems = []
-    for target in unknown:
-        nearest = difflib.get_close_matches(target, leaves, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        message = f"{PARAM}: the model has no layer {target!r}{hint} It has {', '.join(leaves)}"
-        problems.append(Problem(message, PARAM, "unknown_module"))
-    return ConfigError(problems)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.tiny_models import build_tiny_llama, iterate_sentences
 from trainer_core.config import Config, build_config
@@ -70,3 +71,13 @@ def make_dataset(num_samples: int = 32) -> GeneralDataset:
 
 def get_losses(experiment: Any) -> list[float]:
     return [record["loss"] for record in experiment.trainer.state.log_history if "loss" in record]
+
+
+INPUT_IDS = torch.tensor([[0, 44, 77, 266, 203, 45, 283, 100, 200, 300]])
+
+
+def get_logits(model: Any) -> torch.Tensor:
+    """What a model computes for ten tokens."""
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(INPUT_IDS, use_cache=False).logits
+    return logits

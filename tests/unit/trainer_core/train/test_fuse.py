@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.tiny_models import build_tiny_gpt2, build_tiny_llama
-from tests.unit.trainer_core.train.conftest import RecordedEvents, make_dataset
+from tests.unit.trainer_core.train.conftest import RecordedEvents, get_logits, make_dataset
 from trainer_core.checkpoints import mark_complete
 from trainer_core.config import Config
 from trainer_core.context import StepContext
@@ -23,13 +23,6 @@ from trainer_core.steps.fuse import find_adapter, fuse
 from trainer_core.steps.train import train
 
 MakeConfig = Callable[..., Config]
-INPUT_IDS = torch.tensor([[0, 44, 77, 266, 203, 45, 283, 100, 200, 300]])
-
-
-def get_logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = model.eval()(INPUT_IDS, use_cache=False).logits
-    return logits
 
 
 def train_adapter(config: Config) -> None:
