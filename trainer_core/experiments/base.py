@@ -26,6 +26,7 @@ from trainer_core.models.fusing import fuse_trained_model, save_fused_model
 from trainer_core.models.kbit import prepare_for_kbit_training
 from trainer_core.models.loading import LoadingChoices, load_model
 from trainer_core.models.lora import attach_lora, build_lora_config
+from trainer_core.models.packed.facts import describe_packed_base, find_packing_mismatches
 from trainer_core.models.quantization import build_quantization_config
 from trainer_core.models.stabilize import stabilize, upcast_trainable_parameters
 from trainer_core.models.vocabulary import check_vocabulary
@@ -209,8 +210,10 @@ class Experiment(ExperimentHooks):
             dtype=choose_dtype(self.config, use_cpu=bool(self.training_arguments and self.training_arguments.use_cpu)),
             quantization_config=settings,
             device_map=self.config.device_map,
+            for_training=True,
         )
         model = load_model(self.config, choices=choices)
+        self._tell_packing(model)
         quantize_linear_layers(model, settings)
         return prepare_for_kbit_training(model, config=self.config)
 
@@ -376,6 +379,14 @@ class Experiment(ExperimentHooks):
 
     def _find_checkpoint(self) -> Path | None:
         return newest_complete_checkpoint(self.output_dir) if self.resumes else None
+
+    def _tell_packing(self, model: PreTrainedModel) -> None:
+        facts = describe_packed_base(model)
+        if facts is None:
+            return
+        self._tell("decision", f"trains an adapter over {facts}", packing=str(facts))
+        for message in find_packing_mismatches(self.config, facts):
+            self._tell_warning(message)
 
     def _get_model(self) -> Any:
         if self.model is None:

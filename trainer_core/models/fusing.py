@@ -35,7 +35,7 @@ def fuse_adapter(config: Config, *, adapter: Path) -> PreTrainedModel:
     Raises FuseError for an adapter that is empty, not finite, or of another base.
     """
     facts = read_adapter(adapter)
-    choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map)
+    choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize")
     return merge_adapter(load_model(config, choices=choices), adapter=adapter, facts=facts)
 
 

@@ -4,6 +4,7 @@ from peft import prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 
 from trainer_core.config import Config
+from trainer_core.models.packed.preparing import upcast_unpacked_parameters
 from trainer_core.models.quantization import is_quantized
 
 CHECKPOINTING_OPTIONS = {"use_reentrant": False}
@@ -14,6 +15,7 @@ def prepare_for_kbit_training(model: PreTrainedModel, *, config: Config) -> PreT
     """Freezes a quantized base and upcasts what stays unquantized to fp32; any other model comes back as it is."""
     if not (config.need_to_prepare_model_for_kbit_training and is_quantized(model)):
         return model
+    upcast_unpacked_parameters(model)
     return prepare_model_for_kbit_training(  # type: ignore[no-untyped-call, no-any-return]
         model,
         use_gradient_checkpointing=config.use_gradient_checkpointing,

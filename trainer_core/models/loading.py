@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -12,6 +12,8 @@ from trainer_core.errors import ModelLoadError
 from trainer_core.models.attention import choose_attention
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.failures import load_errors
+from trainer_core.models.packed.checkpoint import PackedLayout
+from trainer_core.models.packed.loading import dequantize_model, load_packed_model, read_quant_method
 
 _logger = logging.getLogger(__name__)
 
@@ -25,12 +27,17 @@ class LoadingChoices:
     quantization_config: Any = None
     device_map: str | None = None
     """None: the CPU, or for a quantized model the current GPU."""
+    for_training: bool = False
+    """Whether an adapter goes onto it: a base that is quantized already then needs `from_gptq`."""
+    packed: Literal["keep", "dequantize"] = "keep"
+    """What becomes of the layers of a GPTQ or compressed-tensors checkpoint: a merge needs them in 16 bits."""
 
 
 def load_model(config: Config, *, choices: LoadingChoices | None = None, name: str | None = None) -> PreTrainedModel:
     """The causal language model `name`, None: the Config's, from safetensors files only.
 
-    Raises ModelLoadError when it does not exist, is of another kind, or lacks weights.
+    A GPTQ checkpoint, and with `from_gptq` a compressed-tensors one, comes with packed layers. Raises ModelLoadError
+    when the model does not exist, is of another kind, lacks weights, or is quantized where `from_gptq` says it is not.
     """
     choices = choices or LoadingChoices(device_map=config.device_map)
     name = name or config.model_name_or_path
@@ -50,13 +57,48 @@ def load_model(config: Config, *, choices: LoadingChoices | None = None, name: s
     }
     options |= {key: value for key, value in optional.items() if value is not None}
     with load_errors(f"the model {name!r}", param="model_name_or_path"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+        if _reads_packed(config, choices, name=name, options=options):
+            loaded: Any = _load_packed(name, choices=choices, options=options)
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(name, **options)
     model: PreTrainedModel = loaded[0]
     _check_all_weights_came(model, loaded[1], name=name)
+    if choices.packed == "dequantize":
+        model = dequantize_model(model)
     if getattr(model.config, "pretraining_tp", 1) != 1:
         model.config.pretraining_tp = 1
     repair_generation_config(model)
     return model
+
+
+def _reads_packed(config: Config, choices: LoadingChoices, *, name: str, options: dict[str, Any]) -> bool:
+    """Whether the model's layers are read by our own loader. Raises ModelLoadError when `from_gptq` is wrong for it."""
+    method = read_quant_method(name, options=options)
+    is_packed = method in tuple(PackedLayout)
+    is_configured = name == config.model_name_or_path
+    if config.from_gptq and is_configured and not is_packed:
+        found = f"is quantized by {method}" if method else "is not quantized"
+        message = f"from_gptq continues from a GPTQ or compressed-tensors model, but {name!r} {found}; leave it out"
+        raise ModelLoadError(message, param="from_gptq")
+    if is_packed and choices.for_training and not config.from_gptq:
+        message = (
+            f"the model {name!r} is quantized already ({method}); set from_gptq=True and apply_lora=True to train an "
+            "adapter over it, or give the unquantized model"
+        )
+        raise ModelLoadError(message, param="from_gptq")
+    return is_packed and (
+        method == PackedLayout.GPTQ or choices.packed == "dequantize" or (config.from_gptq and is_configured)
+    )
+
+
+def _load_packed(name: str, *, choices: LoadingChoices, options: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
+    if choices.quantization_config is not None:
+        message = f"the model {name!r} is quantized already; leave load_in_4bit and load_in_8bit out"
+        raise ModelLoadError(message, param="from_gptq")
+    if choices.packed == "dequantize" and choices.device_map is None:
+        # A merge runs in host memory unless it is told otherwise; packed layers would go to the GPU.
+        options = options | {"device_map": {"": "cpu"}}
+    return load_packed_model(name, options=options)
 
 
 def _check_all_weights_came(model: PreTrainedModel, info: Any, *, name: str) -> None:

@@ -6,14 +6,12 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from trainer_core.config import Config
-from trainer_core.errors import ModelLoadError, NotYetSupportedError
+from trainer_core.errors import ModelLoadError
 from trainer_core.models.dtype import choose_dtype
 
 
 def build_quantization_config(config: Config) -> BitsAndBytesConfig | None:
     """None when the Config asks for no quantized base. Raises ModelLoadError without bitsandbytes."""
-    if config.from_gptq:
-        raise NotYetSupportedError("from_gptq is not supported yet; leave it at False", param="from_gptq")
     if not (config.load_in_4bit or config.load_in_8bit):
         return None
     param = "load_in_4bit" if config.load_in_4bit else "load_in_8bit"

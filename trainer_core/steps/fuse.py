@@ -35,9 +35,8 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
         if facts.changes_nothing:
             message = "the adapter's weights are as before the first step: the fused model equals its base"
             context.events.emit("warning", level="warning", message=message, data={"adapter": str(adapter)})
-        base = load_model(
-            config, choices=LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map)
-        )
+        choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize")
+        base = load_model(config, choices=choices)
         dtype = get_dtype_name(base.dtype)
         context.events.emit(
             "decision",

@@ -19,6 +19,11 @@ class PackedLinear(nn.Linear):
     tensors under their own names.
     """
 
+    packed_codes: torch.Tensor
+    packed_scales: torch.Tensor
+    packed_zeros: torch.Tensor | None
+    packed_groups: torch.Tensor | None
+
     def __init__(self, num_inputs: int, num_outputs: int, *, bias: nn.Parameter | None) -> None:
         nn.Module.__init__(self)
         self.in_features = num_inputs
