@@ -1,6 +1,5 @@
 """From a Config to transformers' TrainingArguments."""
 
-import importlib
 import sys
 from typing import Any
 
@@ -8,12 +7,17 @@ import torch
 from transformers import TrainingArguments
 
 from trainer_core.config import Config
+from trainer_core.config.optimizers import is_low_rank
+from trainer_core.config.schedulers import SCHEDULERS
+from trainer_core.config.tracking_checks import find_tracking_warnings
+from trainer_core.config.training_checks import find_training_warnings
 from trainer_core.context import EventSink
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
+from trainer_core.trainers.optimizer_choice import choose_optimizer
+from trainer_core.trainers.parallel import build_parallel_options, check_filled_settings
 
 _NEVER = 1_000_000_000
-_BITSANDBYTES_WORDS = ("8bit", "32bit", "paged_", "bnb", "ademamix", "lion")
 
 
 def build_training_arguments(config: Config, *, events: EventSink) -> TrainingArguments:
@@ -25,9 +29,11 @@ def build_training_arguments(config: Config, *, events: EventSink) -> TrainingAr
     """
     dtype = choose_dtype(config)
     batch_size = config.per_device_train_batch_size
-    options: dict[str, Any] = {"optim": choose_optimizer(config, events=events)} if config.optim else {}
-    return TrainingArguments(
-        **options,
+    for problem in (*find_training_warnings(config), *find_tracking_warnings(config)):
+        events.emit("warning", level="warning", message=problem.message, data={"param": problem.param})
+    optimization = _choose_optimization(config, events=events)
+    arguments = TrainingArguments(
+        **(optimization | build_parallel_options(config, optimizer=optimization["optim"], events=events)),
         output_dir=config.output_dir,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=config.per_device_eval_batch_size or batch_size,
@@ -39,9 +45,7 @@ def build_training_arguments(config: Config, *, events: EventSink) -> TrainingAr
         warmup_steps=config.warmup_steps,
         max_steps=config.max_steps or -1,
         num_train_epochs=config.num_train_epochs,
-        learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
-        weight_decay=config.weight_decay,
         label_smoothing_factor=config.label_smoothing_factor,
         neftune_noise_alpha=config.neftune_noise_alpha,
         logging_steps=config.logging_steps,
@@ -60,34 +64,36 @@ def build_training_arguments(config: Config, *, events: EventSink) -> TrainingAr
         # The collator needs the columns that the model does not know.
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        report_to=list(config.report_to) or "none",
+        # The trackers are callbacks of our own: transformers' want environment variables.
+        report_to="none",
+        run_name=config.run_name,
         log_level="warning",
         disable_tqdm=not sys.stderr.isatty(),
     )
+    check_filled_settings(arguments)
+    return arguments
 
 
-def choose_optimizer(config: Config, *, events: EventSink) -> str:
-    """The Config's optimizer, or its replacement, with a warning event, where bitsandbytes cannot run it."""
-    wanted = config.optim or "adamw_torch"
-    if not any(word in wanted for word in _BITSANDBYTES_WORDS):
-        return wanted
-    replacement, reason = wanted, ""
-    try:
-        importlib.import_module("bitsandbytes")
-    except (ImportError, OSError, RuntimeError) as error:
-        replacement = "rmsprop" if "rmsprop" in wanted else "adamw_torch"
-        reason = f"needs bitsandbytes, which cannot be used here ({error})"
-    else:
-        if not torch.cuda.is_available():
-            replacement = wanted.removeprefix("paged_")
-            reason = "keeps its state in pages of GPU memory, and there is no GPU"
-    if replacement == "adamw_32bit":
-        replacement = "adamw_torch"
-    if replacement != wanted:
-        events.emit(
-            "warning",
-            level="warning",
-            message=f"optim={wanted!r} {reason}; {replacement!r} takes its place",
-            data={"param": "optim", "wanted": wanted, "used": replacement},
-        )
-    return replacement
+def _choose_optimization(config: Config, *, events: EventSink) -> dict[str, Any]:
+    """The arguments about the optimizer and the course of the learning rate."""
+    optimizer = choose_optimizer(config, events=events)
+    return {
+        "optim": optimizer,
+        "optim_args": config.optim_args,
+        "optim_target_modules": (config.optim_target_modules or "all-linear") if is_low_rank(optimizer) else None,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "adam_beta1": config.adam_beta1,
+        "adam_beta2": config.adam_beta2,
+        "adam_epsilon": config.adam_epsilon,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "lr_scheduler_kwargs": read_scheduler_options(config),
+    }
+
+
+def read_scheduler_options(config: Config) -> dict[str, Any]:
+    """`lr_scheduler_kwargs` with numbers and bools where a command line gave text."""
+    known = SCHEDULERS[config.lr_scheduler_type]
+    readers: dict[str, Any] = {"number": float, "integer": int, "flag": lambda value: str(value).lower() == "true"}
+    given = config.lr_scheduler_kwargs or {}
+    return {name: readers.get(str(known[name]), str)(value) for name, value in given.items()}

@@ -5,9 +5,26 @@ from pathlib import Path
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from trainer_core.trainers.tracking.callback import TrackingCallback
+
 
 def run_training(trainer: Trainer, *, resume_from: Path | None) -> None:
-    """Trains to the end. Resuming restores weights, optimizer, schedule, random states and the place in the data."""
+    """Trains to the end. Resuming restores weights, optimizer, schedule, random states and the place in the data.
+
+    Runs of trackers are ended whatever happens; the training ends in the weights that are to be used.
+    """
+    has_succeeded = False
+    try:
+        _run(trainer, resume_from=resume_from)
+        has_succeeded = True
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TrackingCallback):
+                callback.close(has_succeeded=has_succeeded)
+    _take_averaged_weights(trainer)
+
+
+def _run(trainer: Trainer, *, resume_from: Path | None) -> None:
     if resume_from is None:
         trainer.train()
         return
@@ -23,3 +40,10 @@ def run_training(trainer: Trainer, *, resume_from: Path | None) -> None:
 def _count_total_steps(trainer: Trainer) -> int:
     values = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     return int(values[-1])
+
+
+def _take_averaged_weights(trainer: Trainer) -> None:
+    """A schedule-free optimizer trains on other weights than those it is to be judged by: the averaged ones."""
+    switch = getattr(trainer.optimizer, "eval", None)
+    if callable(switch):
+        switch()

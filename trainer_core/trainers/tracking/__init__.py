@@ -1,0 +1,1 @@
+"""Trackers: where a training's metrics go besides the job's own events."""
