@@ -13,6 +13,7 @@ TrainerError
 ├── DiskFullError           no space left where the step writes                     (any step)
 ├── DeviceMemoryError       the GPU's memory does not hold the step                 (train, fuse, quantize)
 ├── HostMemoryError         the host's memory does not hold the step                (any step; retryable)
+├── PushError               a hub that does not take what is pushed                 (before training; after a step)
 ├── NetworkError            a hub or a store did not answer                         (prepare, pushes; retryable)
 └── StepInterrupted         a stop was asked for and obeyed: no failure             (any step; the job goes on later)
 """
@@ -126,6 +127,12 @@ class HostMemoryError(TrainerError):
 
     code = "host_out_of_memory"
     retryable = True
+
+
+class PushError(TrainerError, ValueError):
+    """A hub refuses a push: the token has no right to write, or the repository cannot be what is asked for."""
+
+    code = "push_refused"
 
 
 class NetworkError(TrainerError):

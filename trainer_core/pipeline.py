@@ -9,7 +9,9 @@ import argparse
 import errno
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -27,20 +29,44 @@ from trainer_core.attempt.outcome import (
     write_result,
 )
 from trainer_core.attempt.public_names import build_redactor
+from trainer_core.attempt.push_record import is_pushed
+from trainer_core.attempt.ranks import classify_ranks_exit
 from trainer_core.attempt.secrets_line import read_secrets
-from trainer_core.attempt.staged_inputs import are_inputs_staged
+from trainer_core.attempt.staged_inputs import are_inputs_staged, read_staged_record
 from trainer_core.attempt.step_exit import classify_step_exit
 from trainer_core.enums import Step
 from trainer_core.errors import DiskFullError
 from trainer_core.events import EventWriter
+from trainer_core.hub.targets import PushTarget
 from trainer_core.job_spec import JobSpec
 from trainer_core.launch.base import Launcher, LaunchRequest
+from trainer_core.launch.by_resources import LauncherByResources
 from trainer_core.launch.single import SingleLauncher
 from trainer_core.launch.step_process import StepProcess
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace
 
 _STAGE_ENTRY = ("-m", "trainer_core.stage_main")
+_PUSH_ENTRY = ("-m", "trainer_core.push_main")
+_FOLLOW_ENTRY = (*_PUSH_ENTRY, "--follow")
+_PUSH_KEYS = ("push_to_hub", "hub_model_id", "fused_hub_model_id", "quantized_hub_model_id")
+
+_JOB_ENVIRONMENT = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+"""A job reads and writes with the token that it was given: never with the login of whoever runs the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launchers:
+    """How each kind of process is started."""
+
+    step: Launcher | None = None
+    """None: by the job's number of processes and its Config."""
+    stage: Launcher = field(default_factory=lambda: SingleLauncher(entry=_STAGE_ENTRY))
+    """Fetches a job's inputs where no step does."""
+    push: Launcher = field(default_factory=lambda: SingleLauncher(entry=_PUSH_ENTRY))
+    """Pushes what a done step made."""
+    follow: Launcher = field(default_factory=lambda: SingleLauncher(entry=_FOLLOW_ENTRY))
+    """Pushes checkpoints beside the training."""
 
 
 class StopRequest:
@@ -54,13 +80,13 @@ class StopRequest:
         """Names the process to hand the signal to; hands it on at once when the request came before."""
         self._process = process
         if process is not None and self.is_set:
-            process.send_signal(signal.SIGTERM)
+            process.request_stop()
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
         """The handler of SIGTERM and SIGINT."""
         self.is_set = True
         if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.request_stop()
 
 
 class Pipeline:
@@ -72,28 +98,36 @@ class Pipeline:
         *,
         spec: JobSpec,
         secrets: Mapping[str, str],
-        launcher: Launcher,
-        stage_launcher: Launcher,
+        launchers: Launchers,
         stop: StopRequest,
     ) -> None:
         self._workspace = workspace
         self._spec = spec
         self._secrets = secrets
-        self._launcher = launcher
-        self._stage_launcher = stage_launcher
+        self._launchers = launchers
+        self._step_launcher = launchers.step or LauncherByResources(spec.config)
         self._stop = stop
         self._redactor = build_redactor(spec, workspace=workspace, secrets=secrets)
         self._attempt = workspace.attempt(spec.attempt)
 
     def run(self) -> AttemptResult:
-        """Runs the steps that are not done, in order, until one does not succeed. Raises OSError for a full disk."""
+        """Runs the steps that are not done, in order, until one does not succeed. Raises OSError for a full disk.
+
+        A push that fails holds no step up: what the others make is worth having. It fails the attempt at its end.
+        """
+        push_failure: AttemptResult | None = None
         for step in self._spec.steps:
             if self._stop.is_set:
                 return AttemptResult("interrupted")
             result = self._run_step(step)
             if result.status != "succeeded":
                 return result
-        return AttemptResult("succeeded")
+            pushed = self._push_result(step)
+            if pushed.status == "interrupted":
+                return pushed
+            if pushed.status == "failed":
+                push_failure = push_failure or pushed
+        return push_failure or AttemptResult("succeeded")
 
     def _run_step(self, step: Step) -> AttemptResult:
         marker = find_done_marker(self._workspace, spec=self._spec, step=step)
@@ -103,32 +137,80 @@ class Pipeline:
             return AttemptResult("succeeded")
         if step is not Step.PREPARE and not are_inputs_staged(self._workspace):
             # Prepare stages what it and the others read; without it somebody has to, for the others are offline.
-            staged = self._run_process(step, launcher=self._stage_launcher, is_offline=False)
+            staged = self._run_process(step, launcher=self._launchers.stage, is_offline=False)
             if staged.status != "succeeded":
                 return staged
-        result = self._run_process(step, launcher=self._launcher, is_offline=step is not Step.PREPARE)
+        with self._pushing_checkpoints(step):
+            result = self._run_process(step, launcher=self._step_launcher, is_offline=step is not Step.PREPARE)
         if result.status == "succeeded" and find_done_marker(self._workspace, spec=self._spec, step=step) is None:
             message = f"the step {step} ended without an error but left no complete outputs"
             return AttemptResult("failed", Failure("internal_error", message, step=step))
         return result
 
+    def _push_result(self, step: Step) -> AttemptResult:
+        if not self._may_push(step):
+            return AttemptResult("succeeded")
+        return self._run_process(step, launcher=self._launchers.push, is_offline=False)
+
+    def _may_push(self, step: Step) -> bool:
+        """Whether the step may have something to push: surely where inputs were staged, else by a look at the Config.
+
+        On another host, where only a push is left to do, nothing was staged, and the push's own process knows.
+        """
+        if step is Step.PREPARE:
+            return False
+        target = self._find_push_target(step)
+        if target is not None:
+            return not is_pushed(self._workspace, target)
+        if read_staged_record(self._workspace) is not None:
+            return False
+        config = self._spec.config
+        return any(config.get(key) for key in _PUSH_KEYS) or config.get("config_key", "base") != "base"
+
+    def _find_push_target(self, step: Step) -> PushTarget | None:
+        record = read_staged_record(self._workspace)
+        return None if record is None else next((each for each in record.push_targets if each.step is step), None)
+
+    @contextmanager
+    def _pushing_checkpoints(self, step: Step) -> Iterator[None]:
+        """Beside the training a process pushes its checkpoints; it ends with the step, in mid-push if need be: what it
+        was at is pushed again, or has given way to the result."""
+        if step is not Step.TRAIN or self._find_push_target(step) is None:
+            yield
+            return
+        with LogSink(self._attempt.output, redactor=self._redactor) as sink:
+            process = self._start(step, launcher=self._launchers.follow, is_offline=False, sink=sink)
+            try:
+                yield
+            finally:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+
+    def _start(self, step: Step, *, launcher: Launcher, is_offline: bool, sink: LogSink) -> StepProcess:
+        num_processes = self._spec.num_processes if self._is_distributed(step, launcher) else 1
+        request = LaunchRequest(self._workspace.root, self._spec.attempt, step, num_processes=num_processes)
+        return StepProcess(
+            launcher.build_command(request),
+            folder=self._workspace.root,
+            env={**_JOB_ENVIRONMENT, **({"HF_HUB_OFFLINE": "1"} if is_offline else {})},
+            secrets=self._secrets,
+            sink=sink,
+        )
+
+    def _is_distributed(self, step: Step, launcher: Launcher) -> bool:
+        return step is Step.TRAIN and launcher is self._step_launcher and self._spec.num_processes > 1
+
     def _run_process(self, step: Step, *, launcher: Launcher, is_offline: bool) -> AttemptResult:
         failure_path = self._attempt.step_error(step)
         failure_path.unlink(missing_ok=True)
         oom_kills_before = count_oom_kills()
-        request = LaunchRequest(workspace=self._workspace.root, attempt=self._spec.attempt, step=step)
         with LogSink(self._attempt.output, redactor=self._redactor) as sink:
-            process = StepProcess(
-                launcher.build_command(request),
-                folder=self._workspace.root,
-                env={"HF_HUB_OFFLINE": "1"} if is_offline else {},
-                secrets=self._secrets,
-                sink=sink,
-            )
+            process = self._start(step, launcher=launcher, is_offline=is_offline, sink=sink)
             self._stop.watch(process)
             status = process.wait()
             self._stop.watch(None)
-        return classify_step_exit(
+        classify = classify_ranks_exit if self._is_distributed(step, launcher) else classify_step_exit
+        return classify(
             status,
             step=step,
             failure=read_failure(failure_path),
@@ -137,9 +219,7 @@ class Pipeline:
         )
 
 
-def main(
-    arguments: Sequence[str] | None = None, *, launcher: Launcher | None = None, stage_launcher: Launcher | None = None
-) -> int:
+def main(arguments: Sequence[str] | None = None, *, launchers: Launchers | None = None) -> int:
     """Runs one attempt and returns the exit status. Takes over this process's stdin and signals."""
     parser = argparse.ArgumentParser(prog="python -m trainer_core.pipeline")
     parser.add_argument("--workspace", type=Path, required=True)
@@ -161,8 +241,7 @@ def main(
             workspace,
             spec=spec,
             secrets=secrets,
-            launcher=launcher or SingleLauncher(),
-            stage_launcher=stage_launcher or SingleLauncher(entry=_STAGE_ENTRY),
+            launchers=launchers or Launchers(),
             stop=stop,
         )
         return _finish(attempt.result, pipeline.run())

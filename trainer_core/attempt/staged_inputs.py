@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from trainer_core.atomic_file import write_atomically
 from trainer_core.config import Config
 from trainer_core.enums import Step
+from trainer_core.hub.targets import PushTarget, list_push_targets
 from trainer_core.job_spec import StepInputs
 from trainer_core.workspace import Workspace
 
@@ -22,6 +23,13 @@ class StagedRecord:
     adapter: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     """The commit of each repository that was fetched."""
+    push_targets: tuple[PushTarget, ...] = ()
+    """The repositories that the steps push to, each made and open to the job's token."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Every folder of the record."""
+        return tuple(folder for folder in (self.model, self.tokenizer, self.adapter) if folder is not None)
 
 
 class StagedInputs(Protocol):
@@ -38,27 +46,31 @@ class StagedInputs(Protocol):
 
 
 class StageFunction(Protocol):
-    """Fetches what the steps need. Raises ModelLoadError, NetworkError, OSError."""
+    """Fetches what the steps need. Raises ModelLoadError, PushError, NetworkError, OSError."""
 
     def __call__(self, config: Config, steps: Sequence[Step], *, inputs: StepInputs) -> StagedInputs: ...
 
 
-def stage_from_hub(config: Config, steps: Sequence[Step], *, inputs: StepInputs) -> StagedInputs:
-    """Fetches what the steps need. Raises ModelLoadError, NetworkError, OSError."""
-    # It imports huggingface_hub, which the pipeline, a reader of the record, must not.
+def stage_from_hub(config: Config, steps: Sequence[Step], *, inputs: StepInputs) -> StagedRecord:
+    """Makes sure that the job may push what it will make, then fetches what its steps need.
+
+    For a process of a job alone: it bounds how long this process waits for any answer of a hub. Raises PushError,
+    ModelLoadError, NetworkError, OSError.
+    """
+    # They import huggingface_hub, which the pipeline, a reader of the record, must not.
+    from trainer_core.hub.access import prepare_repositories
+    from trainer_core.hub.session import bound_waiting
     from trainer_core.staging import stage_hub_inputs
 
-    return stage_hub_inputs(config, steps, inputs=inputs)
+    bound_waiting()
+    targets = prepare_repositories(list_push_targets(config, steps), token=config.huggingface_hub_token)
+    staged = stage_hub_inputs(config, steps, inputs=inputs)
+    return replace(_as_record(staged), push_targets=targets)
 
 
 def write_staged_record(workspace: Workspace, staged: StagedInputs) -> StagedRecord:
     """Writes the record whole or not at all. Raises OSError."""
-    record = StagedRecord(
-        model=_as_path(staged.model),
-        tokenizer=_as_path(staged.tokenizer),
-        adapter=_as_path(staged.adapter),
-        revisions=dict(staged.revisions),
-    )
+    record = staged if isinstance(staged, StagedRecord) else _as_record(staged)
     write_atomically(workspace.staged, json.dumps(asdict(record), indent=1))
     return record
 
@@ -66,16 +78,30 @@ def write_staged_record(workspace: Workspace, staged: StagedInputs) -> StagedRec
 def read_staged_record(workspace: Workspace) -> StagedRecord | None:
     """Returns the record if it is there and its folders are; else None."""
     try:
-        record = StagedRecord(**json.loads(workspace.staged.read_text()))
-    except (OSError, ValueError, TypeError):
+        fields = json.loads(workspace.staged.read_text())
+        targets = tuple(_read_target(target) for target in fields.pop("push_targets", ()))
+        record = StagedRecord(**fields, push_targets=targets)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    folders = (record.model, record.tokenizer, record.adapter)
-    return record if all(Path(folder).is_dir() for folder in folders if folder is not None) else None
+    return record if all(Path(folder).is_dir() for folder in record.folders) else None
 
 
 def are_inputs_staged(workspace: Workspace) -> bool:
     """Says whether the steps may load offline."""
     return read_staged_record(workspace) is not None
+
+
+def _as_record(staged: StagedInputs) -> StagedRecord:
+    return StagedRecord(
+        model=_as_path(staged.model),
+        tokenizer=_as_path(staged.tokenizer),
+        adapter=_as_path(staged.adapter),
+        revisions=dict(staged.revisions),
+    )
+
+
+def _read_target(fields: Mapping[str, Any]) -> PushTarget:
+    return PushTarget(**{**fields, "step": Step(fields["step"])})
 
 
 def _as_path(value: object) -> str | None:

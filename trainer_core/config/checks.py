@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from trainer_core.config.hub_checks import find_hub_problems
 from trainer_core.config.lora_checks import find_lora_problems
 from trainer_core.config.packed_checks import find_packed_problems
+from trainer_core.config.parallel_checks import find_parallel_problems
 from trainer_core.config.problems import ProblemsFound
 from trainer_core.config.quantizer_checks import check_quantizer_keys
 from trainer_core.config.tracking_checks import find_tracking_problems
@@ -23,13 +24,6 @@ FIXED: dict[str, tuple[object, str]] = {
 """Keys of which another value cannot work any more: the accepted value, and why."""
 
 NOT_YET: dict[str, object] = {
-    "single_gpu": None,
-    "master_port": 9994,
-    "deepspeed_stage": 0,
-    "deepspeed_config_path": None,
-    "deepspeed_offload": "auto",
-    "fsdp_strategy": "",
-    "fsdp_offload": True,
     "tokens_per_batch": None,
     "chat_template": None,
 }
@@ -45,7 +39,7 @@ def raise_problems(config: "Config") -> None:
         *find_training_problems(config),
         *find_tracking_problems(config),
     ]
-    problems += [*find_lora_problems(config), *find_packed_problems(config), *find_hub_problems(config)]
+    problems += [*find_lora_problems(config), *find_packed_problems(config), *find_hub_problems(config), *find_parallel_problems(config)]
     if problems:
         raise ProblemsFound(problems)
 

@@ -4,14 +4,16 @@ import sys
 from pathlib import Path
 
 from trainer_core.launch.single import SingleLauncher
-from trainer_core.pipeline import main
+from trainer_core.pipeline import Launchers, main
 
 HERE = Path(__file__).parent
 
 if __name__ == "__main__":
     sys.exit(
         main(
-            launcher=SingleLauncher(entry=[str(HERE / "stub_step.py")]),
-            stage_launcher=SingleLauncher(entry=[str(HERE / "stub_stage.py")]),
+            launchers=Launchers(
+                step=SingleLauncher(entry=[str(HERE / "stub_step.py")]),
+                stage=SingleLauncher(entry=[str(HERE / "stub_stage.py")]),
+            ),
         )
     )
