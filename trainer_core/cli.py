@@ -94,7 +94,7 @@ def build_config_from_flags(
     tokens = find_tokens()
     _load_environment_file(values, config_cls)
     tokens = find_tokens() | tokens
-    if not _is_asked(values, "report_to_wandb"):
+    if not _is_asked(values, "report_to_wandb") and "wandb" not in str(values.get("report_to", "")):
         tokens.pop("wandb_api_key", None)
     rank = {"local_rank": os.environ["LOCAL_RANK"]} if os.environ.get("LOCAL_RANK") else {}
     config = build_config({**tokens, **rank, **values}, config_cls)
@@ -118,6 +118,8 @@ def _is_asked(values: dict[str, object], name: str) -> bool:
 
 def _set_up_process(config: Config) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # DeepSpeed imports MLflow where it is installed, and MLflow would report its use to its makers.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("trainer_core").setLevel(logging.INFO)
     from transformers import set_seed

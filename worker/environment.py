@@ -15,7 +15,8 @@ _KEPT_NAMES = frozenset(
     }
 )
 _KEPT_PREFIXES = (
-    *("LC_", "XDG_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "DATASETS_", "WANDB_", "ACCELERATE_", "DEEPSPEED_", "DS_"),
+    *("LC_", "XDG_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "DATASETS_", "ACCELERATE_", "DEEPSPEED_", "DS_"),
+    *("WANDB_", "MLFLOW_"),
     *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_", "BNB_", "OMP_", "MKL_", "OPENBLAS_"),
 )
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")
@@ -34,6 +35,8 @@ def build_pipeline_environment(
         # Threads that spin while they wait starve each other on a busy host: a step of a small model took 2,400 ms
         # beside one other process on two cores, and 150 to 300 ms with threads that sleep.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # MLflow is imported by DeepSpeed wherever it is installed, and would report its use to its makers.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         **kept,
         "PYTHONPATH": os.pathsep.join(_list_module_folders(environ, start_folder)),
         "PYTHONUNBUFFERED": "1",
