@@ -23,7 +23,7 @@ def find_packed_problems(config: "Config") -> Iterator[Problem]:
             message = f"{name} quantizes a base, and that of from_gptq is quantized already; leave {name} out"
             yield Problem(message, name, "conflict")
     if config.lora_target_parameters is not None:
-        message = "lora_target_parameters adds to the base's weights, which from_gptq leaves packed; name layers instead"
+        message = "lora_target_parameters adds to the base's weights, which from_gptq leaves packed; name layers"
         yield Problem(message, "lora_target_parameters", "conflict")
     if config.deepspeed_stage == 3:
         message = "deepspeed_stage=3 splits each weight between the GPUs, which packed ones cannot be; use stage 2"

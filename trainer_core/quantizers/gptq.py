@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer_core.models.packed.gptq_files import convert_to_gptq_layout
 from trainer_core.quantizers.compressor import CompressorQuantizer
 from trainer_core.quantizers.layer_watch import LayerWatch
 
@@ -44,5 +45,7 @@ class GPTQQuantizer(CompressorQuantizer):
         return [modifier]
 
     def save(self, folder: Path) -> None:
-        """Writes weights, config and tokenizer."""
+        """Writes weights, config and tokenizer, in the layout that `quantization_format` names."""
         super().save(folder)
+        if self.config.quantization_format == "gptq":
+            convert_to_gptq_layout(folder)

@@ -32,6 +32,21 @@ def is_model_folder(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
+def load_quantized_model(folder: Path, *, device_map: str | None, trust_remote_code: bool) -> "PreTrainedModel":
+    """What a quantizer has saved, in evaluation mode: a GPTQ checkpoint by our own loader, others by transformers'."""
+    from transformers import AutoModelForCausalLM
+
+    from trainer_core.models.packed.loading import load_packed_model, read_quant_method
+
+    options = {"dtype": "auto", "device_map": device_map, "trust_remote_code": trust_remote_code}
+    if read_quant_method(str(folder), options=options) == "gptq":
+        model, _ = load_packed_model(str(folder), options=options)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    model.train(False)
+    return model
+
+
 def load_source_model(source: str, *, config: "Config") -> "PreTrainedModel":
     """The model in the precision that it was saved in, unless `force_fp32` or `force_fp16` says else.
 

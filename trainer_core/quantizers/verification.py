@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainer_core.environment_file import TOKEN_VARIABLES
 from trainer_core.errors import QuantizationError
@@ -77,18 +77,16 @@ def _read_batches(path: Path) -> "list[Batch]":
 def main(arguments: Sequence[str]) -> None:
     """Loads the model as its users will, measures, writes the result as JSON."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from trainer_core.quantizers.loading import load_quantized_model
 
     folder, rows, result = (Path(argument) for argument in arguments[:3])
     trust_remote_code = "--trust-remote-code" in arguments
     AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype="auto",
-        device_map="cuda:0" if torch.cuda.is_available() else None,
-        trust_remote_code=trust_remote_code,
+    model = load_quantized_model(
+        folder, device_map="cuda:0" if torch.cuda.is_available() else None, trust_remote_code=trust_remote_code
     )
-    model.train(False)
     measured = measure_loss(model, _read_batches(rows))
     result.write_text(
         json.dumps({"loss": measured.loss, "num_tokens": measured.num_tokens, "num_rows": measured.num_rows})
