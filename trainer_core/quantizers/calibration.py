@@ -1,15 +1,11 @@
 """Which rows a quantizer is calibrated on, rendered as training saw them."""
 
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainer_core.datasets.data_keys import apply_data_keys
-from trainer_core.datasets.json_lines import write_rows
-from trainer_core.errors import NetworkError, StepInputError
+from trainer_core.errors import DataError, StepInputError
 from trainer_core.rendering import choose_components, render_batches
 
 if TYPE_CHECKING:
@@ -65,32 +61,27 @@ def render_calibration(
 ) -> "list[Batch]":
     """Batches of one sample each: no padding reaches the layers' statistics.
 
-    Raises DataError for rows that give no sample, StepInputError when there is none.
+    Raises DataError for rows that give no sample, StepInputError when there is none or they are of no known shape.
     """
     limit = config.quantization_max_samples or None
-    with tempfile.TemporaryDirectory(prefix="finesmith-calibration-") as scratch:
-        path = rows.path or _fetch_hub_rows(str(rows.hub_id), limit=limit, folder=Path(scratch))
-        chosen = apply_data_keys(config) if rows.are_prepared else choose_components(config, path)
-        batches = list(render_batches(path, config=chosen, tokenizer=tokenizer, batch_size=1, limit=limit))
+    path = rows.path
+    if path is None:
+        # It needs the Hub's library, which whoever calibrates on a file does without.
+        from trainer_core.quantizers.calibration_source import fetch_hub_rows
+
+        path = fetch_hub_rows(str(rows.hub_id), token=config.huggingface_hub_token, max_rows=limit)
+    chosen = apply_data_keys(config) if rows.are_prepared else _choose_components(config, path, name=rows.name)
+    batches = list(render_batches(path, config=chosen, tokenizer=tokenizer, batch_size=1, limit=limit))
     if not batches:
         raise StepInputError(f"{rows.name} has no row to calibrate on", param="quantization_dataset_id")
     return batches
 
 
-def _fetch_hub_rows(name: str, *, limit: int | None, folder: Path) -> Path:
-    """Streams the first rows of a data set's training split into a file. Raises StepInputError or NetworkError."""
-    import datasets
-    from huggingface_hub import constants
-
-    problem = f"quantization_dataset_id: there is neither a file nor a data set {name!r} here"
-    if constants.HF_HUB_OFFLINE and not Path(name).is_dir():
-        raise StepInputError(f"{problem}; give a file", param="quantization_dataset_id")
+def _choose_components(config: "Config", path: Path, *, name: str) -> "Config":
     try:
-        rows: Iterator[Any] = iter(datasets.load_dataset(name, split="train", streaming=True))
-        write_rows(folder / "calibration.jsonl", (dict(row) for row in islice(rows, limit)))
-    except (FileNotFoundError, ValueError) as error:
-        raise StepInputError(f"{problem}: {error}", param="quantization_dataset_id") from error
-    except (ConnectionError, OSError) as error:
-        message = f"the data set {name!r} cannot be read from the Hub: {error}"
-        raise NetworkError(message, param="quantization_dataset_id") from error
-    return folder / "calibration.jsonl"
+        return choose_components(config, path)
+    except DataError as error:
+        # It speaks of training_file, where rows of this kind come from otherwise.
+        reason = error.message.removeprefix("training_file: ").replace(str(path), name)
+        message = f"quantization_dataset_id: {reason}"
+        raise StepInputError(message, param="quantization_dataset_id") from error
