@@ -9,6 +9,7 @@ from trainer_core.config.packed_checks import find_packed_problems
 from trainer_core.config.parallel_checks import find_parallel_problems
 from trainer_core.config.problems import ProblemsFound
 from trainer_core.config.quantizer_checks import check_quantizer_keys
+from trainer_core.config.template_checks import find_template_problems
 from trainer_core.config.tracking_checks import find_tracking_problems
 from trainer_core.config.training_checks import find_training_problems
 from trainer_core.errors import Problem
@@ -25,7 +26,6 @@ FIXED: dict[str, tuple[object, str]] = {
 
 NOT_YET: dict[str, object] = {
     "tokens_per_batch": None,
-    "chat_template": None,
 }
 """Keys whose work has not been built, with the only value that is accepted."""
 
@@ -38,6 +38,7 @@ def raise_problems(config: "Config") -> None:
         *check_quantizer_keys(config),
         *find_training_problems(config),
         *find_tracking_problems(config),
+        *find_template_problems(config),
     ]
     problems += [*find_lora_problems(config), *find_packed_problems(config), *find_hub_problems(config), *find_parallel_problems(config)]
     if problems:
