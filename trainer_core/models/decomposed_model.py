@@ -21,6 +21,7 @@ from trainer_core.models.decomposition import Decomposition, InitialPair, get_or
 
 _ADAPTER = "default"
 _MATRICES = (".lora_A.weight", ".lora_B.weight")
+_BASE_WEIGHT = ".base_layer.weight"
 
 
 class DecomposedPeftModel(PeftModelForCausalLM):
@@ -44,9 +45,11 @@ class DecomposedPeftModel(PeftModelForCausalLM):
             return super().load_adapter(model_id, adapter_name, *args, **kwargs)
         weights = load_file(path)
         self.initial_pairs = _read_initial_pairs(weights)
-        for name in [name for name in weights if name.endswith(_MATRICES)]:
-            trained, _ = weights[name].chunk(2, dim=0 if name.endswith(_MATRICES[0]) else 1)
-            weights[name] = trained.contiguous()
+        for layer in self.initial_pairs:
+            for dim, matrix in enumerate(_MATRICES):
+                trained, _ = weights[f"{layer}{matrix}"].chunk(2, dim=dim)
+                weights[f"{layer}{matrix}"] = trained.contiguous()
+            weights.pop(f"{layer}{_BASE_WEIGHT}", None)
         return set_peft_model_state_dict(self, weights, adapter_name=adapter_name)
 
     def _double_saved_rank(self, folder: Path) -> None:
@@ -56,6 +59,12 @@ class DecomposedPeftModel(PeftModelForCausalLM):
             # fp32 also where the adapter is trained in bf16: the initial matrices must cancel out.
             weights[name_a] = torch.cat([weights[name_a].float(), pair.a_RI], dim=0)
             weights[name_b] = torch.cat([weights[name_b].float(), -pair.b_OR], dim=1)
+            if f"{layer}{_BASE_WEIGHT}" in weights:
+                # peft saves a targeted head whole, which here is only what was left of it.
+                tuner: Any = self.get_submodule(layer)
+                missing = tuner.scaling[_ADAPTER] * (pair.b_OR @ pair.a_RI)
+                left = weights[f"{layer}{_BASE_WEIGHT}"]
+                weights[f"{layer}{_BASE_WEIGHT}"] = (left.float() + missing).to(left.dtype)
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         path = folder / ADAPTER_CONFIG
         settings = json.loads(path.read_text(encoding="utf-8"))

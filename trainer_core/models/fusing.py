@@ -57,9 +57,9 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
 
 
 def fuse_trained_model(model: PeftModel, *, config: Config, adapter: Path) -> PreTrainedModel:
-    """The model that has just been trained, merged in memory; over a quantized base, the base loaded anew and the
-    adapter saved in the folder `adapter`."""
-    if is_quantized(model):
+    """The model that has just been trained, merged in memory; over a quantized or rounded base, the base loaded anew
+    and the adapter saved in the folder `adapter`."""
+    if is_quantized(model) or getattr(model, "has_rounded_base", False):
         return fuse_adapter(config, adapter=adapter)
     merged = _merge(model)
     merged.config.use_cache = True

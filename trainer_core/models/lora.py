@@ -26,9 +26,7 @@ def build_lora_config(model: PreTrainedModel, *, config: Config) -> LoraConfig:
     """The adapter that the Config asks for on this model. Raises ConfigError naming what exists for unknown targets."""
     saved = find_modules_to_save(model, wanted=config.modules_to_save or [])
     targets = find_lora_targets(model, wanted=config.lora_target_modules, besides=saved)
-    init: Any = config.init_lora_weights
-    loftq: Any = {"loftq_bits": config.loftq_bits, "loftq_iter": config.loftq_iter} if init == "loftq" else {}
-    return LoraConfig(
+    lora_config = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
@@ -37,8 +35,6 @@ def build_lora_config(model: PreTrainedModel, *, config: Config) -> LoraConfig:
         modules_to_save=saved or None,
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
-        init_lora_weights=init,
-        loftq_config=loftq,
         # Conv1D (GPT-2) keeps its weight transposed; peft corrects this itself, but warns when it was not told.
         fan_in_fan_out=_targets_conv1d(model, targets),
         # A layer that shares its weight with another stays tied to it while it is trained whole.
@@ -46,6 +42,13 @@ def build_lora_config(model: PreTrainedModel, *, config: Config) -> LoraConfig:
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
+    # Set afterwards: what initial weights need is done here, and not as peft checks it.
+    init: Any = config.init_lora_weights
+    lora_config.init_lora_weights = init
+    if init == "loftq":
+        loftq: Any = {"loftq_bits": config.loftq_bits, "loftq_iter": config.loftq_iter}
+        lora_config.loftq_config = loftq
+    return lora_config
 
 
 def attach_lora(
