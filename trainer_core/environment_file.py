@@ -25,9 +25,22 @@ def load_environment_file(path: str | None) -> bool:
 
 def find_tokens() -> dict[str, str]:
     """Tokens found in this process's environment, by the Config field that takes them."""
+    return _find_tokens_in(os.environ)
+
+
+def read_tokens(path: str | None) -> dict[str, str]:
+    """Tokens in a `.env` file, which changes no environment; empty when there is no file."""
+    if path is None or not Path(path).is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return _find_tokens_in(dotenv_values(path))
+
+
+def _find_tokens_in(variables: "Mapping[str, str | None]") -> dict[str, str]:
     found = {}
-    for field, variables in TOKEN_VARIABLES.items():
-        value = next((os.environ[name] for name in variables if os.environ.get(name)), None)
+    for field, names in TOKEN_VARIABLES.items():
+        value = next((variables[name] for name in names if variables.get(name)), None)
         if value is not None:
             found[field] = value
     return found

@@ -16,8 +16,9 @@ from trainer_core.config import Config, dump_config
 from trainer_core.context import StepContext, StepResult
 from trainer_core.datasets import load_dataset
 from trainer_core.enums import Step
-from trainer_core.errors import ConfigError, NotYetSupportedError, Problem, StepInputError, StepInterrupted
+from trainer_core.errors import ConfigError, Problem, StepInputError, StepInterrupted
 from trainer_core.experiments.hooks import ExperimentHooks
+from trainer_core.experiments.pushing import HubPushing
 from trainer_core.experiments.saving import FolderFinisher, save_final_weights
 from trainer_core.models.attention import check_flash_attention
 from trainer_core.models.bnb_layers import quantize_linear_layers
@@ -30,6 +31,7 @@ from trainer_core.models.packed.facts import describe_packed_base, find_packing_
 from trainer_core.models.quantization import build_quantization_config
 from trainer_core.models.stabilize import stabilize, upcast_trainable_parameters
 from trainer_core.models.vocabulary import check_vocabulary
+from trainer_core.ranks import is_first_rank
 from trainer_core.tokenizers import build_tokenizer
 from trainer_core.trainers.arguments import build_training_arguments
 from trainer_core.trainers.building import adapt_compute_loss, construct_trainer, get_trainer_class
@@ -38,12 +40,13 @@ from trainer_core.trainers.data_checks import check_data
 from trainer_core.trainers.event_callback import EventCallback
 from trainer_core.trainers.lm import IGNORED_LABEL
 from trainer_core.trainers.optimizer_groups import adapt_create_optimizer
+from trainer_core.trainers.parallel import StrategyCallback, apply_fsdp_on_cpu, check_parallel
 from trainer_core.trainers.running import run_training
 from trainer_core.trainers.stop_callback import StopCallback
-from trainer_core.trainers.tracking.building import build_tracker_callbacks, check_trackers
+from trainer_core.trainers.tracking.building import build_tracking_callback, check_trackers
 
 
-class Experiment(ExperimentHooks):
+class Experiment(HubPushing, ExperimentHooks):
     """Builds every part of a training that it was not given, trains, saves, and fuses if the Config says so.
 
     `build()`, then `run()`. Every `build_*` method, `checks`, `save_config`, `apply_lora`, `stabilize_training`,
@@ -97,7 +100,7 @@ class Experiment(ExperimentHooks):
     def is_main_process(self) -> bool:
         """False on all ranks but the first."""
         arguments = self.trainer.args if self.trainer is not None else self.training_arguments
-        return arguments is None or arguments.process_index == 0
+        return is_first_rank() if arguments is None else arguments.process_index == 0
 
     def build(self) -> None:
         """Builds what was not given, in an order that finds mistakes before the model is loaded."""
@@ -132,11 +135,14 @@ class Experiment(ExperimentHooks):
         self.after_train()
         if self.config.fuse_after_training and self.fuses_in_process:
             self.fuse_lora()
+        self._push_results()
         self.post_training()
         self.at_end()
 
     def save_config(self) -> None:
         """Writes `training_config.json` without secrets into `output_dir`."""
+        if not self.is_main_process:
+            return
         output_dir = Path(self.config.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         text = self.context.redactor.redact_text(json.dumps(dump_config(self.config), indent=2, ensure_ascii=False))
@@ -146,7 +152,9 @@ class Experiment(ExperimentHooks):
         """Raises ConfigError for what cannot work on this machine, before anything is loaded."""
         config = self.config
         check_flash_attention(config)
+        check_parallel(config)
         check_trackers(config, is_job=self.owns_output_dir)
+        self._check_hub()
         if self.trainer is None:
             get_trainer_class(config)
         if (config.load_in_4bit or config.load_in_8bit) and not config.apply_lora and self.model is None:
@@ -281,10 +289,6 @@ class Experiment(ExperimentHooks):
         self.after_fuse()
         return self.model
 
-    def push_to_hub(self, **_options: Any) -> None:
-        """Pushes what was trained."""
-        raise NotYetSupportedError("push_to_hub is not supported yet", param="push_to_hub")
-
     def post_training(self) -> None:
         """After training and fusing."""
 
@@ -347,11 +351,14 @@ class Experiment(ExperimentHooks):
                 "are averaged, whatever their sizes; labels come unshifted, with -100 where nothing is learned"
             )
         adapt_create_optimizer(trainer, config=self.config)
-        for callback in build_tracker_callbacks(self.config, context=self.context, is_job=self.owns_output_dir):
-            trainer.add_callback(callback)
+        trainer.add_callback(
+            build_tracking_callback(self.config, context=self.context, is_job=self.owns_output_dir)
+        )
         finisher = FolderFinisher(
             self.tokenizer, model_name=self.config.model_name_or_path, model_id=self.context.model_id
         )
+        apply_fsdp_on_cpu(trainer)
+        trainer.add_callback(StrategyCallback(trainer, config=self.config, events=self.context.events))
         self._stop_callback = StopCallback(self.context.stop)
         trainer.add_callback(EventCallback(self.context.events))
         trainer.add_callback(self._stop_callback)
@@ -362,6 +369,7 @@ class Experiment(ExperimentHooks):
                 finish_folder=finisher.finish,
             )
         )
+        self._attach_pushing(trainer)
         self._finisher = finisher
 
     def _train(self, trainer: Trainer) -> None:

@@ -59,6 +59,9 @@ def _collect_facts(trainer: Trainer) -> dict[str, JsonValue]:
         "num_tokens": state.num_input_tokens_seen,
         "train_loss": _find_last(state.log_history, "train_loss"),
         "eval_loss": _find_last(state.log_history, "eval_loss"),
+        "train_seconds": _find_last(state.log_history, "train_runtime"),
+        "num_processes": trainer.args.world_size,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
     }
     if torch.cuda.is_available():
         facts["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30

@@ -25,6 +25,8 @@ class Push:
     redactor: Redactor
     scratch: Path
     """A folder that does not exist yet, for weights that must be split; removed in the end."""
+    sets_add_bos: bool | None = None
+    """Whether the pushed tokenizer's settings say `add_bos_token`; None: as the Config says."""
 
 
 def push_folder(push: Push) -> PushedCommit:
@@ -34,13 +36,14 @@ def push_folder(push: Push) -> PushedCommit:
     PushError, NetworkError, OSError for what cannot be read or split here.
     """
     config = push.subject.config
+    sets_add_bos = config.push_to_hub_bos_add_bos_token if push.sets_add_bos is None else push.sets_add_bos
     try:
         try:
             files = collect_push_files(
                 push.folder,
                 card=build_card(push.subject),
                 max_shard_size=config.max_shard_size,
-                sets_add_bos=config.push_to_hub_bos_add_bos_token,
+                sets_add_bos=sets_add_bos,
                 redactor=push.redactor,
                 scratch=push.scratch,
             )

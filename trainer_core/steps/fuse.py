@@ -10,6 +10,7 @@ from trainer_core.config import Config
 from trainer_core.context import StepContext, StepResult
 from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, Problem, StepInputError
+from trainer_core.hub.script import connect_script
 from trainer_core.models.adapter_files import read_adapter
 from trainer_core.models.dtype import get_dtype_name
 from trainer_core.models.failures import load_errors, resource_errors
@@ -24,11 +25,17 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
     """Merges the adapter into its base and saves model and tokenizer to `config.resolved_fused_path`.
 
     The merge runs on the CPU unless `device_map` says otherwise. Raises StepInputError without an adapter, FuseError
-    for one that cannot be merged rightly.
+    for one that cannot be merged rightly. A script pushes the model where the Config says; a job's pipeline does.
     """
     in_job = context is not None
     context = context or StepContext.for_script(Step.FUSE)
     adapter = find_adapter(config, context=context, in_job=in_job)
+    pusher = None if in_job else connect_script(config, (Step.FUSE,))
+    result = _fuse(config, adapter=adapter, context=context)
+    return result if pusher is None else pusher.push_result(result, events=context.events)
+
+
+def _fuse(config: Config, *, adapter: Path, context: StepContext) -> StepResult:
     folder = Path(config.resolved_fused_path)
     with resource_errors("fusing"):
         facts = read_adapter(adapter)

@@ -12,6 +12,7 @@ from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.enums import Step
 from trainer_core.errors import DeviceMemoryError
 from trainer_core.evaluation import EvaluationResult, measure_loss
+from trainer_core.hub.script import connect_script
 from trainer_core.quantizers import quantizers_registry
 from trainer_core.quantizers.calibration import find_calibration_rows
 from trainer_core.quantizers.checkpoint_check import check_saved_layers
@@ -35,12 +36,14 @@ def quantize(config: "Config", *, context: StepContext | None = None) -> StepRes
 
     The model: this job's, the given one, or the Config's (see `find_model_source`). Calibrated on the prepared
     training data or on a given file; neither is changed. The result appears in its folder only after a fresh process
-    has loaded it and measured a finite loss. Raises QuantizationError, StepInputError, ModelLoadError, DataError.
+    has loaded it and measured a finite loss. A script pushes it where the Config says; for a job its pipeline does.
+    Raises QuantizationError, StepInputError, ModelLoadError, DataError, PushError, NetworkError.
     """
     in_job = context is not None
     context = context or StepContext.for_script(Step.QUANTIZE)
     source = find_model_source(config, context.inputs, in_job=in_job)
     rows = find_calibration_rows(config, context.inputs)
+    pusher = None if in_job else connect_script(config, (Step.QUANTIZE,))
     context.events.emit(
         "decision",
         message=f"quantizing the model in {source}, calibrated on the rows of {rows.name}",
@@ -48,10 +51,11 @@ def quantize(config: "Config", *, context: StepContext | None = None) -> StepRes
     )
     quantizer = quantizers_registry.get(config.quantizer_key)(config, source=source, rows=rows, context=context)
     try:
-        return _run(quantizer)
+        result = _run(quantizer)
     except torch.OutOfMemoryError as error:
         message = f"the GPU's memory ran out while quantizing; lower max_length or quantization_max_samples ({error})"
         raise DeviceMemoryError(message) from error
+    return result if pusher is None else pusher.push_result(result, events=context.events)
 
 
 def _run(quantizer: "Quantizer") -> StepResult:

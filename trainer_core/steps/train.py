@@ -37,6 +37,7 @@ def train(
             experiment.resumes = True
             experiment.owns_output_dir = True
             experiment.fuses_in_process = False
+            experiment.pushes_in_process = False
         experiment.build()
         experiment.run()
     return experiment
