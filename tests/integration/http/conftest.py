@@ -22,6 +22,7 @@ from app.jobs.commands import NewEvent, Outcome
 from app.jobs.service import JobService
 from app.jobs.workers import WorkerInfo, WorkerService
 from app.keys.service import KeyService
+from app.previews.service import PreviewService
 from app.server import bind_listener
 from app.settings import Settings
 from app.storage import Storage
@@ -41,6 +42,7 @@ class LiveServer:
     jobs: JobService
     keys: KeyService
     workers: WorkerService
+    previews: PreviewService
     bus: Bus
     worker_id: str
 
@@ -141,7 +143,9 @@ def run_live_server(settings: Settings) -> Iterator[LiveServer]:
     info = WorkerInfo(worker_id, "test", gpus=(), slots=1000, version="0", catalogue=built_in_catalogue())
     workers.register(info)
     keys = KeyService(sessions, settings)
-    server = LiveServer(settings, url, process, jobs, keys, workers, bus, worker_id)
+    server = LiveServer(
+        settings, url, process, jobs, keys, workers, PreviewService(sessions, settings=settings), bus, worker_id
+    )
     try:
         # The listener is open already: the request waits in its backlog until the server is up.
         httpx2.get(f"{url}/livez", timeout=60).raise_for_status()
