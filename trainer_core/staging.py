@@ -4,6 +4,7 @@ Imports huggingface_hub and nothing heavier. HF_ENDPOINT and HF_HOME say where t
 must be set before this process starts.
 """
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class StagedInputs:
     tokenizer: str | None = None
     """None: the model's folder holds the tokenizer."""
     adapter: str | None = None
+    calibration: str | None = None
+    """A file: the rows of `quantization_dataset_id`."""
     revisions: Mapping[str, str] = field(default_factory=dict)
     """The commit of each repository that lies in the hub's cache."""
 
@@ -61,7 +64,7 @@ def stage_hub_inputs(config: Config, steps: Sequence[Step], *, inputs: StepInput
 
     A name of a local folder stays that folder. Weights are safetensors, in one file or sharded; nothing else is
     fetched. What `inputs` bring is not fetched. A repository that is cached is used when the hub does not answer.
-    Raises ModelLoadError naming the option, NetworkError, and OSError for a full disk.
+    Raises ModelLoadError and StepInputError naming the option, NetworkError, and OSError for a full disk.
     """
     inputs = inputs or StepInputs()
     model = tokenizer = adapter = None
@@ -76,7 +79,13 @@ def stage_hub_inputs(config: Config, steps: Sequence[Step], *, inputs: StepInput
     if adapter_source is not None:
         adapter = _stage(adapter_source, config)
     folders = [Path(folder) for folder in (model, tokenizer, adapter) if folder is not None]
-    return StagedInputs(model=model, tokenizer=tokenizer, adapter=adapter, revisions=_read_revisions(folders))
+    return StagedInputs(
+        model=model,
+        tokenizer=tokenizer,
+        adapter=adapter,
+        calibration=_stage_calibration(config, steps, inputs),
+        revisions=_read_revisions(folders),
+    )
 
 
 def stage_tokenizer(config: Config) -> str:
@@ -90,6 +99,16 @@ def stage_tokenizer(config: Config) -> str:
         return _stage(_Source(name, "tokenizer_name_or_path", patterns), config)
     source = _Source(config.model_name_or_path, "model_name_or_path", patterns, revision=config.model_revision)
     return _stage(source, config)
+
+
+def _stage_calibration(config: Config, steps: Sequence[Step], inputs: StepInputs) -> str | None:
+    name = config.quantization_dataset_id
+    if Step.QUANTIZE not in steps or inputs.calibration_file is not None or name is None or Path(name).is_file():
+        return None
+    # By name: it comes with the library of data sets, which processes that only know this module must not load.
+    source = importlib.import_module("trainer_core.quantizers.calibration_source")
+    max_rows = config.quantization_max_samples or None
+    return str(source.fetch_hub_rows(name, token=config.huggingface_hub_token, max_rows=max_rows))
 
 
 def _needs_model(steps: Sequence[Step], inputs: StepInputs) -> bool:

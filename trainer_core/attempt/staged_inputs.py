@@ -21,6 +21,8 @@ class StagedRecord:
     model: str | None = None
     tokenizer: str | None = None
     adapter: str | None = None
+    calibration: str | None = None
+    """A file: the rows of `quantization_dataset_id`."""
     revisions: Mapping[str, str] = field(default_factory=dict)
     """The commit of each repository that was fetched."""
     push_targets: tuple[PushTarget, ...] = ()
@@ -33,7 +35,7 @@ class StagedRecord:
 
 
 class StagedInputs(Protocol):
-    """What staging answers: paths of local folders."""
+    """What staging answers: paths of local folders, and of the file of calibration rows."""
 
     @property
     def model(self) -> object: ...
@@ -41,6 +43,8 @@ class StagedInputs(Protocol):
     def tokenizer(self) -> object: ...
     @property
     def adapter(self) -> object: ...
+    @property
+    def calibration(self) -> object: ...
     @property
     def revisions(self) -> Mapping[str, str]: ...
 
@@ -76,14 +80,15 @@ def write_staged_record(workspace: Workspace, staged: StagedInputs) -> StagedRec
 
 
 def read_staged_record(workspace: Workspace) -> StagedRecord | None:
-    """Returns the record if it is there and its folders are; else None."""
+    """Returns the record if it is there and what it names is; else None."""
     try:
         fields = json.loads(workspace.staged.read_text())
         targets = tuple(_read_target(target) for target in fields.pop("push_targets", ()))
         record = StagedRecord(**fields, push_targets=targets)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return record if all(Path(folder).is_dir() for folder in record.folders) else None
+    has_rows = record.calibration is None or Path(record.calibration).is_file()
+    return record if has_rows and all(Path(folder).is_dir() for folder in record.folders) else None
 
 
 def are_inputs_staged(workspace: Workspace) -> bool:
@@ -96,6 +101,7 @@ def _as_record(staged: StagedInputs) -> StagedRecord:
         model=_as_path(staged.model),
         tokenizer=_as_path(staged.tokenizer),
         adapter=_as_path(staged.adapter),
+        calibration=_as_path(staged.calibration),
         revisions=dict(staged.revisions),
     )
 

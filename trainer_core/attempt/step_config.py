@@ -45,6 +45,8 @@ def build_step_config(
         paths["tokenizer_name_or_path"] = staged.tokenizer or user_config.tokenizer_name_or_path
     elif staged.tokenizer is not None:
         paths["tokenizer_name_or_path"] = staged.tokenizer
+    if staged.calibration is not None:
+        paths["quantization_dataset_id"] = staged.calibration
     values = {**spec.config, **{name: value for name, value in secrets.items() if name in SECRET_FIELDS}, **paths}
     return build_config(values, type(user_config))
 

@@ -7,7 +7,9 @@ from trainer_core.stage_main import main
 
 
 def stage(config, steps, *, inputs):
-    return SimpleNamespace(model=None, tokenizer=None, adapter=None, revisions={"owner/name": "0" * 40})
+    return SimpleNamespace(
+        model=None, tokenizer=None, adapter=None, calibration=None, revisions={"owner/name": "0" * 40}
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ class Staged:
     model: str | None = None
     tokenizer: str | None = None
     adapter: str | None = None
+    calibration: str | None = None
     revisions: dict = None
 
 

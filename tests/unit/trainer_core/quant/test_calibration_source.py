@@ -10,15 +10,30 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_hub import FakeHub
+from trainer_core.attempt.staged_inputs import read_staged_record, write_staged_record
+from trainer_core.attempt.step_config import build_step_config
+from trainer_core.enums import Step
+from trainer_core.job_spec import JobSpec
+from trainer_core.staging import StagedInputs
+from trainer_core.workspace import Workspace
 
 # HF_ENDPOINT acts on a process that starts with it: all fetches of this file share one.
 SCRIPT = """
 import json, sys
+from pathlib import Path
 from trainer_core.errors import TrainerError
+from trainer_core.config import Step, build_config
+from trainer_core.job_spec import StepInputs
 from trainer_core.quantizers.calibration_source import fetch_hub_rows
+from trainer_core.staging import stage_hub_inputs
+
+def stage_rows(name, max_rows):
+    config = build_config({"quantization_dataset_id": name, "quantization_max_samples": max_rows})
+    return Path(stage_hub_inputs(config, [Step.QUANTIZE], inputs=StepInputs(model="/a/model")).calibration)
+
 for name, options in json.loads(sys.argv[1]):
     try:
-        path = fetch_hub_rows(name, **options)
+        path = stage_rows(name, **options["stage"]) if "stage" in options else fetch_hub_rows(name, **options)
         print(json.dumps({"path": str(path), "rows": [json.loads(line) for line in path.read_text().splitlines()]}))
     except TrainerError as error:
         answer = {"kind": type(error).__name__, "message": error.message, "param": error.param}
@@ -71,6 +86,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetches:
         asked: dict[str, tuple[str, dict]] = {
             "first two": ("owner/rows", {"revision": first, "max_rows": 2}),
             "newest": ("owner/rows", {}),
+            "staged": ("owner/rows", {"stage": {"max_rows": 1}}),
             "subset": ("owner/two:b", {}),
             "no subset": ("owner/two", {}),
             "no train split": ("owner/tests", {}),
@@ -91,6 +107,7 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Fetches:
     [
         pytest.param("first two", ["row 0", "row 1"], id="no more than asked for, at the commit asked for"),
         pytest.param("newest", ["newer"], id="main when no revision is given"),
+        pytest.param("staged", ["newer"], id="as a job stages it"),
         pytest.param("subset", ["b"], id="the subset after the colon"),
         pytest.param("private with token", ["p"], id="a private one with its token"),
     ],
@@ -122,3 +139,18 @@ def test_what_cannot_be_read_is_an_error_that_names_the_option(fetched: Fetches,
 def test_a_hub_that_does_not_answer_may_answer_later(fetched: Fetches) -> None:
     error = fetched["no hub"]
     assert (error["kind"], error["param"], error["retryable"]) == ("NetworkError", "quantization_dataset_id", True)
+
+
+def test_a_jobs_step_gets_the_staged_file_in_place_of_the_name(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.root.mkdir()
+    write_staged_record(workspace, StagedInputs(calibration=str(rows)))
+    staged = read_staged_record(workspace)
+    assert staged is not None
+    spec = JobSpec(job_id="job-1", attempt=1, config={"quantization_dataset_id": "owner/rows"}, steps=(Step.QUANTIZE,))
+    config = build_step_config(spec, workspace=workspace, staged=staged, secrets={}, is_preparing=False)
+    assert config.quantization_dataset_id == str(rows)
+    rows.unlink()
+    assert read_staged_record(workspace) is None, "what is gone is staged anew"
