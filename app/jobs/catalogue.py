@@ -16,7 +16,7 @@ BUILT_IN_REGISTRIES: Mapping[str, tuple[str, ...]] = {
     "collators": ("chat", "completion", "default", "lm"),
     "trainers": ("default", "lm"),
     "experiments": ("base",),
-    "quantizers": ("gptq",),
+    "quantizers": ("awq", "bnb", "fp8", "gptq", "w8a8"),
     "configs": ("base",),
 }
 

@@ -34,6 +34,7 @@ REGISTRY_OF_FIELD: Mapping[str, str] = {
 }
 CONFIG_FIELDS: Mapping[str, Any] = {field.name: field for field in dataclasses.fields(Config)}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_HUB_DATA = re.compile(rf"{HUB_ID.pattern}(:[\w.-]{{1,96}})?")
 _LOCAL_NAME = re.compile(r"local:(?!\.{1,2}$)[^/\\\0]{1,255}")
 _MODEL_FIELDS = ("model_name_or_path", "tokenizer_name_or_path")
 
@@ -140,11 +141,15 @@ def _check_names(fields: Mapping[str, Any], settings: Settings) -> Iterator[Prob
         message = f"lora_hub_model_id: {adapter!r} is not of the form owner/name"
         yield Problem(message, "config.lora_hub_model_id", "invalid_value")
     calibration = fields["quantization_dataset_id"]
-    if isinstance(calibration, str) and not calibration.startswith("file-"):
-        is_on_hub = HUB_ID.fullmatch(calibration) is not None
-        message = f"quantization_dataset_id: {calibration!r} is not a file's id; upload the rows to /v1/files"
-        code = "not_yet_supported" if is_on_hub else "invalid_value"
-        yield Problem(message, "config.quantization_dataset_id", code)
+    if isinstance(calibration, str) and not (calibration.startswith("file-") or _HUB_DATA.fullmatch(calibration)):
+        message = (
+            f"quantization_dataset_id: {calibration!r} is neither a file's id nor owner/name on the Hub; upload the"
+            " rows to /v1/files"
+        )
+        yield Problem(message, "config.quantization_dataset_id", "invalid_value")
+    deepspeed = fields["deepspeed_config_path"]
+    if isinstance(deepspeed, str) and (fault := _find_fault_of_local_file(deepspeed, settings.config_root)):
+        yield Problem(f"deepspeed_config_path: {fault}", "config.deepspeed_config_path", "file_not_found")
     pinned = f"{fields['model_name_or_path']}@{fields['model_revision']}"
     if fields["trust_remote_code"] is True and pinned not in settings.trusted_model_code:
         message = (
@@ -152,6 +157,17 @@ def _check_names(fields: Mapping[str, Any], settings: Settings) -> Iterator[Prob
             " FINESMITH_TRUSTED_MODEL_CODE, and model_revision has to be that sha"
         )
         yield Problem(message, "config.trust_remote_code", "forbidden")
+
+
+def _find_fault_of_local_file(value: str, config_root: Path | None) -> str | None:
+    if not _LOCAL_NAME.fullmatch(value):
+        return f"{value!r} does not read local:<name>, a file below the installation's folder of configurations"
+    if config_root is None:
+        return f"{value!r}: this installation has no folder of configurations (FINESMITH_CONFIG_ROOT)"
+    # As with models: a worker on another host may have the folder where this one does not.
+    if config_root.is_dir() and not (config_root / value.removeprefix("local:")).is_file():
+        return f"{value!r}: there is no such file below FINESMITH_CONFIG_ROOT"
+    return None
 
 
 def _find_fault_of_model(value: str, model_root: Path | None) -> str | None:

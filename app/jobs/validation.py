@@ -22,6 +22,7 @@ from trainer_core.config import (
     check_steps,
     default_steps,
     describe_unknown_key,
+    find_warnings,
 )
 
 PRIORITY_RANGE = (-100, 100)
@@ -163,6 +164,7 @@ def _find_warnings(
 ) -> Iterator[str]:
     if checked.config is None:
         return
+    yield from (warning.message for warning in find_warnings(checked.config, steps=steps))
     if checked.config.quantization_dataset_id is not None and Step.QUANTIZE not in steps:
         yield "quantization_dataset_id is not used: quantize is not among the steps"
     if submission.validation_file is not None and Step.PREPARE not in steps:

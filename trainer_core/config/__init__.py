@@ -12,6 +12,7 @@ from trainer_core.config.building import (
 from trainer_core.config.fields import Config
 from trainer_core.config.registry import configs_registry
 from trainer_core.config.steps import AvailableInputs, check_steps, default_steps
+from trainer_core.config.warnings import find_warnings
 from trainer_core.enums import STEP_ORDER, Step
 from trainer_core.errors import ConfigError, Problem
 from trainer_core.registry import describe_unknown_key
@@ -34,4 +35,5 @@ __all__ = [
     "describe_unknown_key",
     "dump_config",
     "find_problems",
+    "find_warnings",
 ]

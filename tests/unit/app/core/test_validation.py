@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.jobs.catalogue import BUILT_IN_REGISTRIES, Catalogue, built_in_catalogue
+from app.jobs.catalogue import BUILT_IN_REGISTRIES, Catalogue, PluginError, built_in_catalogue
 from app.jobs.commands import JobSubmission
 from app.jobs.errors import InvalidSubmission, Problem
 from app.jobs.views import Resources
+from app.jobs.workers import WorkerInfo
 from tests.support.installation import CONFIG, OWNER, CoreInstallation, open_installation
 
 
@@ -46,8 +47,22 @@ def find_problems(core: CoreInstallation, config: Mapping[str, Any] | None = Non
         ({"lora_hub_model_id": "x"}, "config.lora_hub_model_id", "owner/name"),
         ({"trust_remote_code": True}, "config.trust_remote_code", "administrator"),
         ({"quantization_dataset_id": "rows"}, "config.quantization_dataset_id", "file's id"),
-        ({"quantization_dataset_id": "owner/rows"}, "config.quantization_dataset_id", "upload the rows"),
+        ({"quantization_dataset_id": "/etc/rows.jsonl"}, "config.quantization_dataset_id", "upload the rows"),
+        ({"quantization_dataset_id": "owner/rows:"}, "config.quantization_dataset_id", "owner/name"),
         ({"quantization_dataset_id": "file-nope"}, "config.quantization_dataset_id", "no such file"),
+        ({"deepspeed_config_path": "/etc/ds.json"}, "config.deepspeed_config_path", "local:<name>"),
+        ({"deepspeed_config_path": "ds.json"}, "config.deepspeed_config_path", "local:<name>"),
+        ({"deepspeed_config_path": "local:../ds.json"}, "config.deepspeed_config_path", "local:<name>"),
+        ({"deepspeed_config_path": "local:ds.json"}, "config.deepspeed_config_path", "FINESMITH_CONFIG_ROOT"),
+        ({"push_to_hub": True}, "config.hub_model_id", "owner/name"),
+        (
+            {"push_to_hub": True, "hub_model_id": "a/b", "quantized_hub_model_id": "A/b"},
+            "config.quantized_hub_model_id",
+            "two pushes",
+        ),
+        ({"huggingface_hub_token": "two words"}, "config.huggingface_hub_token", "no spaces"),
+        ({"wandb_api_key": "line\nbreak"}, "config.wandb_api_key", "no spaces"),
+        ({"chat_template": "chatlm"}, "config.chat_template", "chatml"),
         ({"collator_separator": "a\0b"}, "config.collator_separator", "NUL"),
         ({"dataset_key": "general"}, "training_file", "brings no data"),
     ],
@@ -153,6 +168,111 @@ def test_local_model_is_a_folder_below_the_model_root(tmp_path: Path) -> None:
         upgrade(core.settings.database_url)
         for name, expected in (("llama", 0), ("nope", 1), ("file", 1), ("empty", 1)):
             assert len(find_problems(core, {"model_name_or_path": f"local:{name}"})) == expected
+
+
+def test_local_deepspeed_configuration_is_a_file_below_the_config_root(tmp_path: Path) -> None:
+    (tmp_path / "configs" / "folder").mkdir(parents=True)
+    (tmp_path / "configs" / "zero2.json").write_text("{}")
+    with open_installation(tmp_path, config_root=tmp_path / "configs") as core:
+        from app.db.migrate import upgrade
+
+        upgrade(core.settings.database_url)
+        for name, expected in (("zero2.json", 0), ("nope", 1), ("folder", 1)):
+            assert len(find_problems(core, {"deepspeed_config_path": f"local:{name}"})) == expected
+        job = core.submit(config={"deepspeed_config_path": "local:zero2.json"})
+        assert job.config["deepspeed_config_path"] == "local:zero2.json"
+        assert core.submit(config=dict(job.config)).config == job.config
+
+
+def test_a_data_set_of_the_hub_calibrates(core: CoreInstallation) -> None:
+    for name in ("owner/rows", "owner/rows:subset"):
+        config = {"quantization_dataset_id": name, "quantizer_key": "awq"}
+        assert find_problems(core, config, steps=["quantize"]) == []
+
+
+NEW_KEYS: dict[str, Any] = {
+    "push_to_hub": True,
+    "hub_model_id": "me/adapter",
+    "fused_hub_model_id": "me/fused",
+    "quantized_hub_model_id": "me/quantized",
+    "hub_private_repo": False,
+    "report_to": ["wandb", "mlflow"],
+    "wandb_api_key": "w" * 40,
+    "wandb_project": "p",
+    "huggingface_hub_token": "hf_" + "t" * 34,
+    "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
+    "raw_lora_target_modules": "re:.*proj",
+    "modules_to_save": ["lm_head"],
+    "init_lora_weights": "olora",
+    "optim": "sgd",
+    "optim_args": "momentum=0.9,nesterov=True",
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+    "deepspeed_stage": "2",
+    "quantizer_key": "awq",
+    "gptq_bits": 8,
+}
+
+
+def test_a_jobs_own_answered_config_can_be_submitted_unchanged(core: CoreInstallation) -> None:
+    job = core.submit(config=NEW_KEYS)
+    assert (job.config["deepspeed_stage"], job.config["modules_to_save"]) == (2, ["lm_head"])
+    assert (job.config["wandb_api_key"], job.config["huggingface_hub_token"]) == (None, None)
+    assert core.submit(config=dict(job.config)).config == job.config
+
+
+def test_secrets_reach_the_worker_and_nothing_else(core: CoreInstallation) -> None:
+    core.add_worker()
+    claim = core.claim_new(config=NEW_KEYS)
+    secrets = {name: NEW_KEYS[name] for name in ("huggingface_hub_token", "wandb_api_key")}
+    assert claim.secrets == secrets
+    assert not any(secret in repr(claim) + str(claim.config) for secret in secrets.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"hub_model_id": "me/adapter"}, "push_to_hub"),
+        ({"report_to_wandb": True, "project_name": "a", "wandb_project": "b"}, "wins over wandb_project"),
+        ({"wandb_project": "b"}, "nothing is reported"),
+        ({"deepspeed_offload": "all"}, "deepspeed_offload"),
+        ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1 has no effect"),
+    ],
+)
+def test_a_key_without_effect_is_a_warning_before_the_job(
+    core: CoreInstallation, config: dict[str, Any], words: str
+) -> None:
+    checked = core.jobs.validate(OWNER, JobSubmission(config={**CONFIG, **config}))
+    assert checked.problems == ()
+    assert any(words in warning for warning in checked.warnings), checked.warnings
+    fuse_only = core.jobs.validate(
+        OWNER,
+        JobSubmission(config={**CONFIG, "lora_hub_model_id": "o/a", **config}, steps=["fuse"]),
+    )
+    assert not any(words in warning for warning in fuse_only.warnings)
+
+
+def test_a_key_of_a_plugin_that_failed_is_refused_with_the_reason(core: CoreInstallation) -> None:
+    info = WorkerInfo(
+        id="wrk-1",
+        host="gpu-1",
+        gpus=(),
+        slots=1,
+        version="1",
+        catalogue=built_in_catalogue(),
+        plugin_errors=[PluginError("mine:register", "ImportError: no module named 'nowhere'")],
+    )
+    core.workers.register(info)
+    [worker] = core.workers.list()
+    assert worker.plugin_errors == tuple(info.plugin_errors)
+    [problem] = find_problems(core, {"dataset_key": "mine"})
+    assert problem.param == "config.dataset_key"
+    assert "the plugin 'mine:register' failed: ImportError: no module named 'nowhere'" in problem.message
+    assert find_problems(core) == []
+    core.workers.retire("wrk-1")
+    core.jobs._workers._cached = None
+    [problem] = find_problems(core, {"dataset_key": "mine"})
+    assert "nowhere" not in problem.message
 
 
 def test_trusted_code_needs_the_listed_commit(tmp_path: Path) -> None:
