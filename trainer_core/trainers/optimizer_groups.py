@@ -16,7 +16,7 @@ def adapt_create_optimizer(trainer: Trainer, *, config: Config) -> None:
     by then. A trainer that was given an optimizer keeps it.
     """
     ratio = config.loraplus_lr_ratio
-    if ratio is None and not is_low_rank(str(trainer.args.optim)):
+    if ratio is None and not is_low_rank(config.optim or ""):
         return
     original = trainer.create_optimizer
 

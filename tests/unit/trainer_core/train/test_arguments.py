@@ -13,7 +13,7 @@ from trainer_core.config import Config
 from trainer_core.errors import ConfigError
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.trainers import LMTrainer, trainers_registry
-from trainer_core.trainers.arguments import build_training_arguments, choose_optimizer
+from trainer_core.trainers.arguments import build_training_arguments
 from trainer_core.trainers.building import find_constructor_parameters, get_trainer_class
 from trainer_core.trainers.rate import TrainingRate
 
@@ -63,34 +63,6 @@ def test_one_pass_is_the_default_and_no_eval_steps_means_at_the_end(
     assert (arguments.max_steps, arguments.num_train_epochs) == (-1, 1)
     assert arguments.eval_strategy == "steps"
     assert arguments.eval_steps > 10**6
-
-
-@pytest.mark.parametrize(
-    ("wanted", "used"),
-    [
-        ("paged_adamw_8bit", "adamw_8bit"),
-        ("paged_adamw_32bit", "adamw_torch"),
-        ("paged_lion_8bit", "lion_8bit"),
-        ("adamw_torch", "adamw_torch"),
-        ("adamw_8bit", "adamw_8bit"),
-        ("sgd", "sgd"),
-    ],
-)
-@pytest.mark.skipif(torch.cuda.is_available(), reason="paged optimizers run on a GPU")
-def test_a_paged_optimizer_is_replaced_on_the_cpu_and_told(
-    make_config: MakeConfig, events: RecordedEvents, wanted: str, used: str
-) -> None:
-    assert choose_optimizer(make_config(optim=wanted), events=events) == used
-    assert bool(events.of_type("warning")) == (wanted != used)
-
-
-def test_without_bitsandbytes_its_optimizers_are_replaced_and_told(
-    make_config: MakeConfig, events: RecordedEvents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A missing package: the installed one cannot be taken away otherwise.
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    assert choose_optimizer(make_config(optim="paged_adamw_8bit"), events=events) == "adamw_torch"
-    assert events.of_type("warning")[0]["used"] == "adamw_torch"
 
 
 @pytest.mark.parametrize(
