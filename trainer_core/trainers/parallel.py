@@ -1,0 +1,201 @@
+"""Training in several processes: what Trainer is told, and the proof that the strategy took effect."""
+
+import importlib.util
+import os
+import socket
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.config import Config
+from trainer_core.config.parallel_checks import find_parallel_warnings, parse_fsdp_strategy, uses_deepspeed
+from trainer_core.context import EventSink
+from trainer_core.errors import ConfigError, Problem, TrainerError
+from trainer_core.ranks import count_ranks, is_started_by_launcher
+from trainer_core.trainers.deepspeed_settings import build_deepspeed_settings
+from trainer_core.trainers.host_optimizer import can_build_host_adam
+
+_BITSANDBYTES_OPTIMIZERS = ("8bit", "32bit", "4bit", "paged_", "bnb")
+_LOOPBACK = "127.0.0.1"
+
+
+class StrategyError(TrainerError):
+    """The Config's way of training in several processes did not take effect: raised before the first step."""
+
+    code = "strategy_not_applied"
+
+
+def check_parallel(config: Config) -> None:
+    """Raises ConfigError for what cannot run as this process was started, before anything is loaded."""
+    if uses_deepspeed(config):
+        param = "deepspeed_config_path" if config.deepspeed_config_path is not None else "deepspeed_stage"
+        if importlib.util.find_spec("deepspeed") is None:
+            message = f"{param} needs the package deepspeed; install finesmith-server[deepspeed], or leave {param} out"
+            raise ConfigError([Problem(message, param, "missing_package")])
+        build_deepspeed_settings(config, is_on_gpu=torch.cuda.is_available())
+        if config.single_gpu is False and not is_started_by_launcher():
+            message = "single_gpu=False: DeepSpeed then wants its launcher; start with `deepspeed`, or set single_gpu"
+            raise ConfigError([Problem(message, "single_gpu", "conflict")])
+    if parse_fsdp_strategy(config.fsdp_strategy) is not None and count_ranks() < 2:
+        message = (
+            f"fsdp_strategy={config.fsdp_strategy!r} shards over several processes, and there is one; give the job two "
+            "GPUs or more, start a script with torchrun, or leave fsdp_strategy out"
+        )
+        raise ConfigError([Problem(message, "fsdp_strategy", "conflict")])
+    if count_ranks() > 1 and config.device_map is not None:
+        message = "device_map places the layers of one process; leave it at None, each process has a GPU of its own"
+        raise ConfigError([Problem(message, "device_map", "conflict")])
+
+
+def build_parallel_options(config: Config, *, optimizer: str, events: EventSink) -> dict[str, Any]:
+    """Options of TrainingArguments that stand above the plain ones; empty for one process without DeepSpeed.
+
+    For DeepSpeed without a launcher this process becomes a group of one: RANK and its kind are set.
+    """
+    for problem in find_parallel_warnings(config):
+        events.emit("warning", level="warning", message=problem.message, data={"param": problem.param})
+    if uses_deepspeed(config):
+        return _build_deepspeed_options(config, optimizer=optimizer, events=events)
+    # accelerate sees no other processes on the CPU unless it is told of it.
+    on_cpu = {"use_cpu": True, "ddp_backend": "gloo"} if count_ranks() > 1 and not torch.cuda.is_available() else {}
+    strategy = parse_fsdp_strategy(config.fsdp_strategy)
+    if strategy is None:
+        return on_cpu
+    offloads = (config.fsdp_offload or strategy.offloads) and torch.cuda.is_available()
+    settings = {"reshard_after_forward": strategy.reshards_after_forward, "cpu_offload": offloads}
+    return on_cpu | {
+        "fsdp": True,
+        "fsdp_config": settings,
+        **_replace_optimizer(optimizer, config=config, events=events),
+    }
+
+
+def _build_deepspeed_options(config: Config, *, optimizer: str, events: EventSink) -> dict[str, Any]:
+    if not is_started_by_launcher():
+        _become_group_of_one(config.master_port)
+    is_on_gpu = torch.cuda.is_available()
+    if not is_on_gpu:
+        _prepare_for_cpu()
+    settings = build_deepspeed_settings(config, is_on_gpu=is_on_gpu)
+    if "optimizer" in settings:
+        message = "the settings of deepspeed_config_path name an optimizer: optim and its options have no effect"
+        events.emit("warning", level="warning", message=message, data={"param": "optim"})
+        return {"deepspeed": settings}
+    options = _replace_optimizer(optimizer, config=config, events=events)
+    offload = settings["zero_optimization"].get("offload_optimizer") or {}
+    if offload.get("device", "none") != "none" and "zero_force_ds_cpu_optimizer" not in settings:
+        is_adam = options.get("optim", optimizer).startswith("adamw_torch")
+        reason = can_build_host_adam() if is_adam else f"optim={optimizer!r} is no AdamW"
+        if reason is not None:
+            settings["zero_force_ds_cpu_optimizer"] = False
+            message = f"torch's optimizer updates what is offloaded, more slowly than DeepSpeed's own: {reason}"
+            events.emit("warning", level="warning", message=message, data={"param": "deepspeed_offload"})
+    return {"deepspeed": settings, **options}
+
+
+def _replace_optimizer(optimizer: str, *, config: Config, events: EventSink) -> dict[str, str]:
+    """bitsandbytes keeps blocks of state for whole tensors: over shards it is wrong or fails."""
+    if not any(word in optimizer for word in _BITSANDBYTES_OPTIMIZERS):
+        return {}
+    cause = "DeepSpeed" if uses_deepspeed(config) else "FSDP"
+    message = f"optim={optimizer!r} cannot work on the shards of {cause}; 'adamw_torch' takes its place"
+    data = {"param": "optim", "wanted": optimizer, "used": "adamw_torch"}
+    events.emit("warning", level="warning", message=message, data=data)
+    return {"optim": "adamw_torch"}
+
+
+def _become_group_of_one(port: int) -> None:
+    with socket.socket() as probe:
+        try:
+            probe.bind((_LOOPBACK, port))
+        except OSError:
+            # Another job of this host meets there: alone, any port will do.
+            probe.bind((_LOOPBACK, 0))
+        port = int(probe.getsockname()[1])
+    os.environ.update(MASTER_ADDR=_LOOPBACK, MASTER_PORT=str(port), RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+
+
+def _prepare_for_cpu() -> None:
+    """DeepSpeed compiles collectives of its own for the CPU, for minutes; gloo's do as well."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def check_filled_settings(arguments: TrainingArguments) -> None:
+    """Raises ConfigError when a DeepSpeed file says otherwise than the Config, naming the file's keys."""
+    filled = getattr(arguments, "hf_deepspeed_config", None)
+    mismatches = getattr(filled, "mismatches", None)
+    if mismatches:
+        listed = "; ".join(each.strip(" -\n") for each in mismatches)
+        param = "deepspeed_config_path"
+        message = f"{param} says otherwise than the Config: {listed}; write 'auto' there"
+        raise ConfigError([Problem(message, param, "conflict")])
+
+
+def apply_fsdp_on_cpu(trainer: Trainer) -> None:
+    """Has accelerate shard on the CPU too, where it would copy the whole model to every process and say nothing."""
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    accelerator = trainer.accelerator
+    options = trainer.args.fsdp_plugin_args
+    if options is None or accelerator.distributed_type is not DistributedType.MULTI_CPU:
+        return
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**options)
+    trainer.is_fsdp_enabled = True
+
+
+def describe_strategy(model: nn.Module) -> str:
+    """How a model that Trainer has prepared is trained: `zero-<stage>`, `fsdp`, `ddp` or `single`."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.nn.parallel import DistributedDataParallel
+
+    if type(model).__name__ == "DeepSpeedEngine":
+        engine: Any = model
+        return f"zero-{engine.zero_optimization_stage()}"
+    if isinstance(model, FSDPModule):
+        return "fsdp"
+    return "ddp" if isinstance(model, DistributedDataParallel) else "single"
+
+
+class StrategyCallback(TrainerCallback):  # type: ignore[misc]
+    """Before the first step: compares how the model is really trained with what was asked for."""
+
+    def __init__(self, trainer: Trainer, *, config: Config, events: EventSink) -> None:
+        self._trainer = trainer
+        self._config = config
+        self._events = events
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises StrategyError on a difference."""
+        found = describe_strategy(self._trainer.model_wrapped)
+        wanted, param = self._find_wanted()
+        if found != wanted:
+            value = f"{param}={getattr(self._config, param)!r}: " if param else ""
+            message = f"{value}the model should be trained by {wanted}, but is by {found}; this is no training"
+            raise StrategyError(message, param=param)
+        num_processes = count_ranks()
+        if state.is_world_process_zero and (num_processes > 1 or wanted != "single"):
+            data = {
+                "strategy": found,
+                "num_processes": num_processes,
+                "wrapper": type(self._trainer.model_wrapped).__name__,
+            }
+            self._events.emit("decision", message=f"trains by {found} in {num_processes} process(es)", data=data)
+
+    def _find_wanted(self) -> tuple[str, str | None]:
+        if self._config.deepspeed_config_path is not None:
+            zero = self._trainer.args.hf_deepspeed_config.config.get("zero_optimization", {})
+            return f"zero-{zero.get('stage', 0)}", "deepspeed_config_path"
+        if self._config.deepspeed_stage > 0:
+            return f"zero-{self._config.deepspeed_stage}", "deepspeed_stage"
+        if parse_fsdp_strategy(self._config.fsdp_strategy) is not None:
+            return "fsdp", "fsdp_strategy"
+        return ("ddp" if count_ranks() > 1 else "single"), None
