@@ -1,11 +1,11 @@
-"""Which layers GPTQ takes and how their weights are grouped."""
+"""Which layers a quantizer takes and how their weights are grouped."""
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from tests.support.tiny_models import build_tiny_gpt2
 from trainer_core.errors import QuantizationError
-from trainer_core.quantizers.gptq_scheme import check_bits, describe_misfits, plan_layers
+from trainer_core.quantizers.layer_plan import describe_misfits, plan_layers
 
 
 def build_llama(*, hidden_size: int = 64, intermediate_size: int = 96) -> LlamaForCausalLM:
@@ -70,12 +70,18 @@ def test_a_model_without_linear_layers_is_refused(tmp_path) -> None:
     from transformers import GPT2LMHeadModel
 
     model = GPT2LMHeadModel.from_pretrained(build_tiny_gpt2(tmp_path))
-    with pytest.raises(QuantizationError, match="GPT2LMHeadModel has no linear layer"):
+    with pytest.raises(QuantizationError, match=r"GPT2LMHeadModel has no linear layer.*'bnb'"):
         plan_layers(model, group_size=32)
 
 
-@pytest.mark.parametrize("num_bits", [2, 3, 5, 16])
-def test_bits_that_cannot_be_packed_are_refused_by_name(num_bits: int) -> None:
-    with pytest.raises(QuantizationError, match=f"gptq_bits={num_bits}") as caught:
-        check_bits(num_bits)
-    assert caught.value.param == "gptq_bits"
+def test_gpt2s_layers_count_where_a_quantizer_can_take_them(tmp_path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    plan = plan_layers(GPT2LMHeadModel.from_pretrained(build_tiny_gpt2(tmp_path)), with_conv1d=True)
+    assert len(plan.quantized) == 8
+    assert plan.ignored == ("lm_head",)
+    assert plan.num_widest_columns == 256
+
+
+def test_the_widest_layer_is_told() -> None:
+    assert plan_layers(build_llama(hidden_size=64, intermediate_size=96)).num_widest_columns == 96
