@@ -1,15 +1,20 @@
-"""`python -m trainer_core prepare|train|fuse|quantize --flag value …`: one step, in this process."""
+"""`python -m trainer_core prepare|train|fuse|quantize|preview --flag value …`: one step, in this process."""
 
 import difflib
 import os
 import sys
 from collections.abc import Sequence
 
-from trainer_core.cli import EXIT_WRONG_CONFIG, RUNNERS, printed_errors
+from trainer_core.cli import EXIT_WRONG_CONFIG, RUNNERS, cli_run_preview, printed_errors
 from trainer_core.config import Config, Step, configs_registry
 from trainer_core.plugins import load_plugins
 
-USAGE = "usage: python -m trainer_core {prepare,train,fuse,quantize} [--flag value …]; after a step --help lists them"
+USAGE = (
+    "usage: python -m trainer_core {prepare,train,fuse,quantize} [--flag value …]; after a step --help lists them\n"
+    "       python -m trainer_core preview --file rows.jsonl [--num_samples 3] [--json] [--flag value …]"
+)
+PREVIEW = "preview"
+COMMANDS = (*Step, PREVIEW)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,8 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(f"{USAGE}\n")
         return 0 if arguments else EXIT_WRONG_CONFIG
-    if arguments[0] not in list(Step):
-        nearest = difflib.get_close_matches(arguments[0], list(Step), n=1)
+    if arguments[0] not in COMMANDS:
+        nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
         hint = f"; did you mean {str(nearest[0])!r}?" if nearest else ""
         sys.stderr.write(f"error: there is no step {arguments[0]!r}{hint}\n{USAGE}\n")
         return EXIT_WRONG_CONFIG
@@ -29,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         load_plugins(os.environ.get("FINESMITH_PLUGINS"))
         config_cls = _find_config_class(arguments[1:])
     sys.argv = [f"python -m trainer_core {arguments[0]}", *arguments[1:]]
-    RUNNERS[Step(arguments[0])](config_cls)
+    run = cli_run_preview if arguments[0] == PREVIEW else RUNNERS[Step(arguments[0])]
+    run(config_cls)
     return 0
 
 

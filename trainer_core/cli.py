@@ -1,11 +1,14 @@
-"""The four steps as command lines, for scripts (`cli_run_*`) and for `python -m trainer_core`."""
+"""The four steps and the preview as command lines, for scripts (`cli_run_*`) and for `python -m trainer_core`."""
 
+import argparse
 import errno
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from trainer_core.context import StepResult
     from trainer_core.datasets import BaseDataset
     from trainer_core.experiments import Experiment
+    from trainer_core.preview import Preview
 
 EXIT_FAILED = 1
 EXIT_WRONG_CONFIG = 2
@@ -69,6 +73,43 @@ def cli_run_quantize(config_cls: type[Config] = Config) -> "StepResult":
         from trainer_core.steps.quantize import quantize
 
         return quantize(config)
+
+
+def cli_run_preview(config_cls: type[Config] = Config) -> "Preview":
+    """Prints what training would see of a file: `--file rows.jsonl [--num_samples 3] [--json]` and the Config's flags.
+
+    What is learned is marked, by colour on a terminal; then come counts over all rows. No model is loaded. See
+    `cli_run_prepare`.
+    """
+    parser = argparse.ArgumentParser(prog=_program(), add_help=False, allow_abbrev=False)
+    parser.add_argument("--file")
+    parser.add_argument("--num_samples", "--num-samples", default="3")
+    parser.add_argument("--json", action="store_true")
+    own, flags = parser.parse_known_args(sys.argv[1:])
+    with printed_errors():
+        config = build_config_from_flags(config_cls, arguments=flags, program=_program())
+        from trainer_core.preview import render_preview
+        from trainer_core.preview_page import format_preview
+
+        preview = render_preview(config, _require_file(own.file), num_samples=_parse_num_samples(own.num_samples))
+    if own.json:
+        sys.stdout.write(json.dumps(asdict(preview), ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(format_preview(preview, has_colour=sys.stdout.isatty()))
+    return preview
+
+
+def _require_file(file: str | None) -> str:
+    if file is None:
+        raise ConfigError([Problem("--file: name a JSON Lines file to preview", "file", "missing_input")])
+    return file
+
+
+def _parse_num_samples(text: str) -> int:
+    if not text.isdecimal():
+        message = f"--num_samples: {text!r} is not a number from 0 on"
+        raise ConfigError([Problem(message, "num_samples", "invalid_value")])
+    return int(text)
 
 
 RUNNERS: dict[Step, Callable[[type[Config]], Any]] = {

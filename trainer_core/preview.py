@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainer_core.collators.base import IGNORED_LABEL, BaseCollator
 from trainer_core.collators.building import build_collator
-from trainer_core.collators.row_check import NUM_FAULTS_TOLD, RowOutcome, TokenCounts, inspect_rows
+from trainer_core.collators.row_check import MAX_FAULT_CHARACTERS, RowOutcome, TokenCounts, inspect_rows
 from trainer_core.datasets.data_keys import infer_data_keys, with_keys
 from trainer_core.datasets.loading import load_dataset
-from trainer_core.datasets.rows_on_disk import RowsOnDisk
+from trainer_core.datasets.rows_on_disk import NUM_FAULTS_TOLD, RowsOnDisk
 from trainer_core.errors import DataError, StepInputError
 from trainer_core.tokenizers import build_tokenizer
 from trainer_core.tokenizers.token_pieces import split_into_pieces
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 100
 MAX_TOKENS_SHOWN = 65_536
 """Tokens of all samples together that are listed one by one: some megabytes of JSON."""
-MAX_MESSAGE_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class _Tally:
             self._num_errors += 1
             if len(self._errors) < NUM_FAULTS_TOLD:
                 line = self._rows.get_line_number(row.index)
-                self._errors.append(PreviewError(row=line, message=row.fault[:MAX_MESSAGE_CHARACTERS]))
+                self._errors.append(PreviewError(row=line, message=row.fault[:MAX_FAULT_CHARACTERS]))
 
     def finish(self, config: "Config", *, samples: Sequence[PreviewSample]) -> Preview:
         return Preview(

@@ -8,13 +8,15 @@ from trainer_core.collators.sample_error import SampleError
 from trainer_core.collators.token_collator import TokenCollator
 from trainer_core.errors import DataError
 from trainer_core.tokenizers.chat_rendering import ChatRenderer
+from trainer_core.tokenizers.messages import NoTargetError
 from trainer_core.types import RawSample
 
 
 class ChatCollator(TokenCollator):
-    """Renders `messages` by the tokenizer's own chat template and learns what the assistant says and its end of turn.
+    """Renders `messages` by the chat template and learns what the assistant says, its calls, and its end of turn.
 
-    An assistant message with `weight` 0 is context only.
+    An assistant message with `weight` 0 is context only. The template is also given the sample's `tools` (or older
+    `functions`), its `documents`, and whatever other key it knows, alone or in `chat_template_kwargs`.
     """
 
     default_must_have_keys: ClassVar[tuple[str, ...]] = ("messages",)
@@ -38,9 +40,11 @@ class ChatCollator(TokenCollator):
         encoded = []
         for position, sample in enumerate(raw_batch):
             try:
-                chat = self._renderer.render(sample["messages"])
+                others = {key: value for key, value in sample.items() if key != "messages"}
+                chat = self._renderer.render(sample["messages"], others)
             except DataError as error:
-                raise SampleError(error.message, position=position) from error
+                is_without_target = isinstance(error, NoTargetError)
+                raise SampleError(error.message, position=position, is_without_target=is_without_target) from error
             starts_with_bos = bool(chat.input_ids) and chat.input_ids[0] == self.tokenizer.bos_token_id
             encoded.append((encode_sample(chat.input_ids, chat.is_target), int(starts_with_bos)))
         return encoded

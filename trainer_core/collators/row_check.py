@@ -9,12 +9,12 @@ from trainer_core.collators.sample_error import SampleError
 from trainer_core.collators.token_collator import TokenCollator
 from trainer_core.datasets.base import BaseDataset
 from trainer_core.datasets.row_error import RowError
-from trainer_core.datasets.rows_on_disk import LineError
+from trainer_core.datasets.rows_on_disk import NUM_FAULTS_TOLD, LineError, describe_faults
 from trainer_core.errors import DataError, TrainerError
 from trainer_core.types import Batch, RawSample
 
 CHUNK_ROWS = 256
-NUM_FAULTS_TOLD = 10
+MAX_FAULT_CHARACTERS = 2_000
 
 Locate = Callable[[int], str]
 """Names a row, by its position in the data set, as its user knows it: file and line."""
@@ -91,20 +91,12 @@ def check_rows(
         if row.fault is not None:
             num_faults += 1
             if num_faults <= NUM_FAULTS_TOLD:
-                faults.append(f"{locate(row.index)}: {row.fault}")
+                faults.append(f"{locate(row.index)}: {row.fault[:MAX_FAULT_CHARACTERS]}")
         if on_progress is not None and (row.index + 1) % CHUNK_ROWS == 0:
             on_progress(row.index + 1)
     if faults:
         raise DataError(describe_faults(faults, num_faults=num_faults, num_rows=num_rows))
     return counts
-
-
-def describe_faults(faults: Sequence[str], *, num_faults: int, num_rows: int) -> str:
-    """One sentence for one bad row, else a line for each that is told."""
-    if num_faults == 1:
-        return faults[0]
-    told = f"; the first {len(faults)}" if num_faults > len(faults) else ""
-    return "\n".join([f"{num_faults} of {num_rows} rows cannot be used{told}:", *faults])
 
 
 def inspect_rows(dataset: BaseDataset, collator: BaseCollator, *, num_rows: int) -> Iterator[RowOutcome]:

@@ -7,7 +7,7 @@ from trainer_core.datasets.base import BaseDataset, Data
 from trainer_core.datasets.row_error import RowError
 from trainer_core.types import RawSample
 
-KEYS_NOT_YET_SUPPORTED = ("tools", "functions", "input", "preferred_output", "non_preferred_output")
+KEYS_OF_PREFERENCES = ("input", "preferred_output", "non_preferred_output")
 
 
 class ChatDataset(BaseDataset):
@@ -22,12 +22,16 @@ class ChatDataset(BaseDataset):
         return None
 
     def get_sample(self, index: int) -> RawSample:
-        """The row's `messages`. Raises RowError for a row without, or with keys whose meaning would be lost."""
+        """The row as it is: the chat template may know more keys than `messages` and `tools`.
+
+        Raises RowError for a row that is no conversation.
+        """
         row: Any = self.data[index]
         if not isinstance(row, dict):
             raise RowError("the row is not a JSON object with 'messages'", index=index, dataset=type(self).__name__)
-        refused = [key for key in KEYS_NOT_YET_SUPPORTED if row.get(key)]
-        if refused:
+        refused = [key for key in KEYS_OF_PREFERENCES if row.get(key)]
+        if refused and "messages" not in row:
             names = ", ".join(repr(key) for key in refused)
-            raise RowError(f"{names} in a row is not supported yet", index=index, dataset=type(self).__name__)
-        return {"messages": row["messages"]} if "messages" in row else {}
+            reason = f"{names} belong to rows of preferences, which are not supported; rows need 'messages'"
+            raise RowError(reason, index=index, dataset=type(self).__name__)
+        return row

@@ -14,6 +14,17 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+NUM_FAULTS_TOLD = 10
+
+
+def describe_faults(faults: Sequence[str], *, num_faults: int, num_rows: int) -> str:
+    """One sentence for one bad row, else a line for each that is told."""
+    if num_faults == 1:
+        return faults[0]
+    told = f"; the first {len(faults)}" if num_faults > len(faults) else ""
+    return "\n".join([f"{num_faults} of {num_rows} rows cannot be used{told}:", *faults])
+
+
 class LineError(DataError):
     """A line that is no row; raised where rows are read."""
 
@@ -75,10 +86,14 @@ class RowsOnDisk(Sequence[RawSample]):
         return row
 
     def __iter__(self) -> Iterator[RawSample]:
+        for index, line in self._iterate_lines():
+            yield self._parse(line, index)
+
+    def _iterate_lines(self) -> Iterator[tuple[int, bytes]]:
         with self.path.open("rb") as file:
             for index, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
                 file.seek(start)
-                yield self._parse(file.read(end - start), index)
+                yield index, file.read(end - start)
 
     def read_line(self, index: int) -> bytes:
         """The bytes of a row as they stand in the file."""
@@ -88,9 +103,18 @@ class RowsOnDisk(Sequence[RawSample]):
             return file.read(end - start)
 
     def check(self) -> None:
-        """Raises LineError naming the first line that is not JSON."""
-        for _ in self:
-            pass
+        """Raises DataError naming the lines that are not JSON: the first ten, and how many there are."""
+        faults = []
+        num_faults = 0
+        for index, line in self._iterate_lines():
+            try:
+                self._parse(line, index)
+            except LineError as error:
+                num_faults += 1
+                if num_faults <= NUM_FAULTS_TOLD:
+                    faults.append(error.message)
+        if faults:
+            raise DataError(describe_faults(faults, num_faults=num_faults, num_rows=len(self)))
 
     def get_line_number(self, index: int) -> int:
         """The line, from 1, on which a row stands."""

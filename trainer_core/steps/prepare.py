@@ -1,6 +1,7 @@
 """The step prepare: rows become checked data files, and the model becomes local."""
 
 import copy
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from trainer_core.collators.building import build_collator
 from trainer_core.collators.label_check import check_labels
 from trainer_core.collators.row_check import TokenCounts, check_rows
 from trainer_core.config import Config, Step
+from trainer_core.config.template_checks import CHATML
 from trainer_core.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.datasets.data_keys import DataKeys, apply_data_keys, infer_data_keys, with_keys, write_data_keys
 from trainer_core.datasets.loading import load_dataset
@@ -15,14 +17,17 @@ from trainer_core.datasets.row_files import GatheredRows, RowFile, copy_upload, 
 from trainer_core.errors import DataError, TrainerError
 from trainer_core.staging import StagedInputs, stage_hub_inputs
 from trainer_core.tokenizers import build_tokenizer
+from trainer_core.tokenizers.chat_template import describe_chatml
 from trainer_core.types import JsonValue
+
+SECONDS_BETWEEN_REPORTS = 5.0
 
 
 def prepare(config: Config, *, context: StepContext | None = None) -> StepResult:
     """Fetches the model and writes the data files of the Config, every row of them checked.
 
     Uploaded rows are checked before they are copied, in the order and with the line numbers of their file. Raises
-    DataError for the first row that training could not use, StepInputError when there are no rows, ModelLoadError and
+    DataError telling the rows that training could not use, StepInputError when there are no rows, ModelLoadError and
     NetworkError when model or tokenizer cannot be had.
     """
     context = context or StepContext.for_script(Step.PREPARE)
@@ -70,7 +75,7 @@ def _choose_components(config: Config, rows: GatheredRows, context: StepContext)
 
 
 def _check_files(config: Config, files: Sequence[RowFile], context: StepContext) -> dict[str, JsonValue]:
-    """Facts about each file: `rows`, `tokens`, `supervised_tokens`, `truncated_rows`, with `eval_` for evaluation."""
+    """Facts about each file: rows, tokens, what is learned, what is cut; with `eval_` for evaluation."""
     facts: dict[str, JsonValue] = {}
     for file in files:
         prefix = "" if file.role == "train" else "eval_"
@@ -82,13 +87,37 @@ def _check_files(config: Config, files: Sequence[RowFile], context: StepContext)
             f"{prefix}tokens": counts.num_tokens,
             f"{prefix}supervised_tokens": counts.num_targets,
             f"{prefix}truncated_rows": counts.num_cut_rows,
+            f"{prefix}longest_row_tokens": counts.num_longest_tokens,
         }
-        if counts.num_cut_rows:
-            share = f"{counts.num_cut_rows} of {counts.num_rows}"
-            message = f"{file.label}: {share} rows are longer than max_length={config.max_length} tokens and were cut"
-            data = {"truncated_rows": counts.num_cut_rows, "rows": counts.num_rows, "max_length": config.max_length}
-            context.events.emit("warning", message=message, level="warning", data=data)
+        _warn_of_rows(config, file, counts, context)
     return facts
+
+
+def _warn_of_rows(config: Config, file: RowFile, counts: TokenCounts, context: StepContext) -> None:
+    if counts.num_cut_rows:
+        share = f"{counts.num_cut_rows} of {counts.num_rows}"
+        message = f"{file.label}: {share} rows are longer than max_length={config.max_length} tokens and were cut"
+        data: dict[str, JsonValue] = {
+            "truncated_rows": counts.num_cut_rows,
+            "rows": counts.num_rows,
+            "max_length": config.max_length,
+        }
+        context.events.emit("warning", message=message, level="warning", data=data)
+    if counts.num_rows_without_prefix_end:
+        message = (
+            f"{file.label}: in {counts.num_rows_without_prefix_end} of {counts.num_rows} rows the last part does not "
+            f"hold collator_prefix_end={config.collator_prefix_end!r}; all of it is learned"
+        )
+        data = {"rows_without_prefix_end": counts.num_rows_without_prefix_end, "rows": counts.num_rows}
+        context.events.emit("warning", message=message, level="warning", data=data)
+    num_rows_of_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if file.role == "train" and file.num_rows < num_rows_of_step:
+        message = (
+            f"{file.label}: {file.num_rows} rows are fewer than one optimizer step takes, "
+            f"per_device_train_batch_size × gradient_accumulation_steps = {num_rows_of_step}: an epoch is one step"
+        )
+        data = {"rows": file.num_rows, "rows_of_a_step": num_rows_of_step}
+        context.events.emit("warning", message=message, level="warning", data=data)
 
 
 def _check_file_or_warn(config: Config, file: RowFile, context: StepContext) -> TokenCounts | None:
@@ -110,9 +139,13 @@ def _check_file(config: Config, file: RowFile, context: StepContext) -> TokenCou
         raise DataError(
             f"{file.label}: {name} has {len(dataset)} samples for {file.num_rows} rows", param="dataset_key"
         )
-    collator = build_collator(config, build_tokenizer(config))
+    tokenizer = build_tokenizer(config)
+    if config.chat_template == CHATML and file.role == "train":
+        context.events.emit("decision", message=describe_chatml(tokenizer))
+    collator = build_collator(config, tokenizer)
+    progress = _Progress(file, context)
     try:
-        counts = check_rows(dataset, collator, locate=file.locate, num_rows=file.num_rows)
+        counts = check_rows(dataset, collator, locate=file.locate, num_rows=file.num_rows, on_progress=progress.report)
     except DataError as error:
         if error.param is not None or file.target is None:
             raise
@@ -122,6 +155,24 @@ def _check_file(config: Config, file: RowFile, context: StepContext) -> TokenCou
             raise DataError(fault, param="collator_key")
         context.events.emit("warning", message=fault, level="warning")
     return counts
+
+
+class _Progress:
+    """Tells now and then how far the check of a long file has come."""
+
+    def __init__(self, file: RowFile, context: StepContext) -> None:
+        self._file = file
+        self._context = context
+        self._told_at = time.monotonic()
+
+    def report(self, num_rows: int) -> None:
+        """`num_rows` are checked so far."""
+        if time.monotonic() - self._told_at < SECONDS_BETWEEN_REPORTS:
+            return
+        self._told_at = time.monotonic()
+        message = f"{self._file.label}: {num_rows} of {self._file.num_rows} rows are checked"
+        data: dict[str, JsonValue] = {"rows": num_rows, "total_rows": self._file.num_rows}
+        self._context.events.emit("progress", message=message, data=data)
 
 
 def _list_data_paths(files: Sequence[RowFile]) -> list[Path]:

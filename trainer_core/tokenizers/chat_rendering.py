@@ -1,25 +1,29 @@
-"""Rendering of conversations by a tokenizer's own chat template, with a mask of what the assistant says."""
+"""Rendering of conversations by a chat template, with a mask of what the assistant says."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from trainer_core.errors import DataError, ModelLoadError
-from trainer_core.tokenizers.messages import ChatMessage, parse_messages
+from trainer_core.tokenizers.answer_spans import AnswerSpans, Span
+from trainer_core.tokenizers.chat_template import TemplateTraits, read_traits
+from trainer_core.tokenizers.conversation import Conversation, parse_conversation
+from trainer_core.tokenizers.messages import KEYS_OF_REASONING
 
-GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Characters of the rendered text, from `start` to before `end`."""
-
-    start: int
-    end: int
+ERRORS_OF_TEMPLATES = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What a template raises on its own account, and what its expressions raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +33,13 @@ class RenderedChat:
     text: str
     input_ids: list[int]
     is_target: list[bool]
-    """Whether the assistant says the token: its content, and what ends its turn."""
+    """Whether the assistant says the token: its content, its calls, and what ends its turn."""
 
 
 class ChatRenderer:
     """Renders conversations so that their tokens are exactly those of `apply_chat_template`.
 
-    What the assistant says is found by the template's `{% generation %}` marks. A template without them is rendered
-    up to each assistant message, too: the message is what stands between two renderings, which is exact because each
-    must be a prefix of the whole; a template that changes earlier turns afterwards is an error.
+    What the assistant says is found by the template's `{% generation %}` marks, or else as `answer_spans` tells.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -45,8 +47,9 @@ class ChatRenderer:
         if not tokenizer.chat_template:
             raise ModelLoadError(
                 f"the tokenizer {tokenizer.name_or_path!r} has no chat template, which rows with 'messages' need; "
-                "use an instruction-tuned model or its tokenizer, or rows with 'text_parts'",
-                param="tokenizer_name_or_path",
+                'set chat_template="chatml" or a template\'s Jinja text, or use the tokenizer of an '
+                "instruction-tuned model",
+                param="chat_template",
             )
         if not tokenizer.is_fast:
             raise ModelLoadError(
@@ -55,82 +58,190 @@ class ChatRenderer:
                 param="tokenizer_name_or_path",
             )
         self._tokenizer = tokenizer
-        self._template: str = tokenizer.get_chat_template()
-        self._has_marks = GENERATION_MARK.search(self._template) is not None
-        self._turn_ends = tuple(str(token) for token in tokenizer.get_added_vocab())
+        self._special_tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        self._added_tokens = tuple(str(token) for token in tokenizer.get_added_vocab() if str(token).strip())
+        self._shown_roles = {"user", "assistant"}
+        read_traits(self._get_template(None))
 
-    def render(self, messages: Any) -> RenderedChat:
-        """Raises DataError for messages that are wrong, that the template refuses, or whose answers it hides."""
-        parsed = parse_messages(messages)
-        text = self._render_text(parsed)
-        spans = self._find_marked_spans(parsed, text) if self._has_marks else self._find_spans(parsed, text)
+    def render(self, messages: Any, others: Mapping[str, Any] | None = None) -> RenderedChat:
+        """`others`: the row's other keys, such as `tools`.
+
+        Raises DataError for messages that are wrong, that the template refuses, or whose answers it hides;
+        NoTargetError when there is no answer to learn.
+        """
+        conversation = parse_conversation(messages, others or {})
+        template = self._get_template(conversation.tools)
+        traits = read_traits(template)
+        conversation = _fit_to_template(conversation, template=template, traits=traits)
+        conversation, text = self._render_as_it_likes(conversation, template)
+
+        answers = AnswerSpans(
+            conversation,
+            text,
+            render=lambda shown, with_prompt: self._render_text(shown, template, add_generation_prompt=with_prompt),
+            has_prompt="add_generation_prompt" in traits.variables,
+            added_tokens=self._added_tokens,
+        )
+        self._check_roles(conversation, answers)
+        spans = self._find_marked_spans(conversation, text, template) if traits.has_marks else answers.find()
         encoded = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
         )
         is_target = _mask_tokens(encoded["offset_mapping"], spans)
         return RenderedChat(text=text, input_ids=encoded["input_ids"], is_target=is_target)
 
-    def _render_text(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = False) -> str:
+    def _get_template(self, tools: Sequence[Any] | None) -> str:
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                [dict(message.fields) for message in messages],
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except jinja2.TemplateError as error:
-            raise DataError(f"the tokenizer's chat template refuses the messages: {error}") from error
-        return text
+            template: str = self._tokenizer.get_chat_template(None, tools)
+        except ValueError as error:
+            message = f"the tokenizer has several chat templates and none by default: {error}; set chat_template"
+            raise ModelLoadError(message, param="chat_template") from error
+        return template
 
-    def _find_marked_spans(self, messages: Sequence[ChatMessage], text: str) -> list[Span]:
-        # transformers' annotation says str, but what comes back is a pair of lists, one entry a conversation.
-        answer: Any = render_jinja_template(
-            conversations=[[dict(message.fields) for message in messages]],
-            chat_template=self._template,
-            return_assistant_tokens_mask=True,
-            **self._tokenizer.special_tokens_map,
-        )
-        (rendered,), (positions,) = answer
+    def _render_as_it_likes(self, conversation: Conversation, template: str) -> tuple[Conversation, str]:
+        """The text, and the conversation in the form that the template takes.
+
+        Most want a call's arguments as an object and a few as JSON text; most leave out a content of None and a few
+        write the word.
+        """
+        if not any("tool_calls" in message.fields for message in conversation.messages):
+            return conversation, self._render_text(conversation, template)
+        forms = [conversation, conversation.with_fields(_write_arguments)]
+        forms += [form.with_fields(_replace_none) for form in forms]
+        refusal: DataError | None = None
+        for form in forms:
+            try:
+                text = self._render_text(form, template)
+            except DataError as error:
+                refusal = refusal or error
+                continue
+            if not _looks_like_python(form, text):
+                return form, text
+        raise refusal or DataError("the chat template does not render tool calls as JSON; give a chat_template")
+
+    def _render_text(self, conversation: Conversation, template: str, *, add_generation_prompt: bool = False) -> str:
+        return self._render_once(conversation, template, add_generation_prompt=add_generation_prompt)[0]
+
+    def _render_once(
+        self,
+        conversation: Conversation,
+        template: str,
+        *,
+        add_generation_prompt: bool = False,
+        return_assistant_tokens_mask: bool = False,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        try:
+            # transformers' annotation says str, but what comes back is a pair of lists, one entry a conversation.
+            answer: Any = render_jinja_template(
+                conversations=[[dict(message.fields) for message in conversation.messages]],
+                tools=conversation.tools,  # type: ignore[arg-type]
+                documents=conversation.documents,
+                chat_template=template,
+                add_generation_prompt=add_generation_prompt,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
+                **self._special_tokens,
+                **conversation.variables,
+            )
+        except ERRORS_OF_TEMPLATES as error:
+            message = f"the chat template refuses the messages: {error}; chat_template can name another one"
+            raise DataError(message) from error
+        (text,), positions = answer
+        return text, positions[0] if positions else []
+
+    def _check_roles(self, conversation: Conversation, answers: AnswerSpans) -> None:
+        """A template may pass over a role that it does not know; each role is looked at once."""
+        for index, message in enumerate(conversation.messages):
+            if message.role in self._shown_roles or not message.fields["content"]:
+                continue
+            if not answers.shows(index):
+                raise DataError(
+                    f"the chat template leaves out messages[{index}] of the role {message.role!r}; "
+                    "give a chat_template that knows it"
+                )
+            self._shown_roles.add(message.role)
+
+    def _find_marked_spans(self, conversation: Conversation, text: str, template: str) -> list[Span]:
+        rendered, positions = self._render_once(conversation, template, return_assistant_tokens_mask=True)
         if rendered != text:
             raise DataError("the chat template renders the same messages differently each time")
-        spans = [Span(start, end) for start, end in positions]
-        answers = [message for message in messages if message.fields["role"] == "assistant"]
+        spans = self._extend_over_turn_ends([Span(start, end) for start, end in positions if start < end], text)
+        answers = [message for message in conversation.messages if message.role == "assistant"]
         if all(message.is_learned for message in answers):
             return spans
         if len(spans) != len(answers):
             raise DataError("'weight' cannot be honoured: the chat template does not mark one span for each answer")
         return [span for span, message in zip(spans, answers, strict=True) if message.is_learned]
 
-    def _find_spans(self, messages: Sequence[ChatMessage], text: str) -> list[Span]:
-        return [self._find_span(messages, index, text) for index, message in enumerate(messages) if message.is_learned]
+    def _extend_over_turn_ends(self, spans: Sequence[Span], text: str) -> list[Span]:
+        """Marks may leave out the token that ends a turn, without which a model never learns to stop.
 
-    def _find_span(self, messages: Sequence[ChatMessage], index: int, text: str) -> Span:
-        through = self._render_text(messages[: index + 1])
-        before = self._render_text(messages[:index]) if index else ""
-        if not (text.startswith(through) and through.startswith(before)):
-            raise DataError(
-                f"the chat template has no {{% generation %}} marks and renders messages[{index}] differently when "
-                "more messages follow, so that what it says cannot be told apart; give earlier answers weight 0, or "
-                "a template with marks"
-            )
-        start = self._find_start(messages, index, through, len(before))
-        return Span(start, self._find_turn_end(through, start))
+        It is the end-of-text token, or the one added token that follows every mark.
+        """
+        followers = [self._find_follower(span, text) for span in spans]
+        is_common = len(set(followers)) == 1
+        eos = self._special_tokens.get("eos_token")
+        return [
+            Span(span.start, span.end + len(follower)) if is_common or follower == eos else span
+            for span, follower in zip(spans, followers, strict=True)
+        ]
 
-    def _find_start(self, messages: Sequence[ChatMessage], index: int, through: str, num_before: int) -> int:
-        """Behind the generation prompt; where the template has none, at the content itself."""
-        prompt = self._render_text(messages[:index], add_generation_prompt=True) if index else ""
-        if len(prompt) > num_before and through.startswith(prompt):
-            return len(prompt)
-        start = through.find(messages[index].content.strip(), num_before)
-        if start < 0:
-            raise DataError(f"the chat template changes the content of messages[{index}]")
-        return start
+    def _find_follower(self, span: Span, text: str) -> str:
+        """The added token right behind a mark that does not end in one itself; empty when there is none."""
+        if text[span.start : span.end].rstrip().endswith(self._added_tokens):
+            return ""
+        following = [token for token in self._added_tokens if text.startswith(token, span.end)]
+        return max(following, key=len, default="")
 
-    def _find_turn_end(self, through: str, start: int) -> int:
-        """Whitespace behind a token that ends the turn is never generated: the model has stopped by then."""
-        stripped = through.rstrip()
-        if len(stripped) > start and stripped.endswith(self._turn_ends):
-            return len(stripped)
-        return len(through)
+
+def _looks_like_python(conversation: Conversation, text: str) -> bool:
+    """Whether a call's arguments or a missing content were written as Python writes them, not as JSON or not at all."""
+    num_none = 0
+    for message in conversation.messages:
+        num_none += int(message.fields["content"] is None)
+        for call in message.fields.get("tool_calls", []):
+            arguments = call["function"]["arguments"]
+            if isinstance(arguments, Mapping) and arguments and str(arguments) in text:
+                return True
+    if not num_none:
+        return False
+    given = sum(str(dict(message.fields)).count("None") for message in conversation.messages) - num_none
+    return text.count("None") - given - str(conversation.tools or "").count("None") >= num_none
+
+
+def _fit_to_template(conversation: Conversation, *, template: str, traits: TemplateTraits) -> Conversation:
+    """Leaves out variables that the template does not know, and refuses what it would drop without a word."""
+    if conversation.tools and "tools" not in traits.variables:
+        raise DataError("the chat template does not render 'tools'; give a chat_template that does")
+    if conversation.documents and "documents" not in traits.variables:
+        raise DataError("the chat template does not render 'documents'; leave them out")
+    for index, message in enumerate(conversation.messages):
+        for key in ("tool_calls", *KEYS_OF_REASONING):
+            if message.fields.get(key) and key not in template:
+                raise DataError(
+                    f"the chat template does not render messages[{index}].{key}; give a chat_template that does"
+                )
+    if "developer" not in template:
+        conversation = conversation.with_fields(_name_developer_system)
+    known = {name: value for name, value in conversation.variables.items() if name in traits.variables}
+    return replace(conversation, variables=known)
+
+
+def _name_developer_system(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**fields, "role": "system"} if fields["role"] == "developer" else fields
+
+
+def _replace_none(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**fields, "content": ""} if fields["content"] is None else fields
+
+
+def _write_arguments(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "tool_calls" not in fields:
+        return fields
+    calls = []
+    for call in fields["tool_calls"]:
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**fields, "tool_calls": calls}
 
 
 def _mask_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:

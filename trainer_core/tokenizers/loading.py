@@ -7,12 +7,13 @@ from typing import Any
 
 from trainer_core.config import Config
 from trainer_core.errors import ModelLoadError
+from trainer_core.tokenizers.chat_template import set_chat_template
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def build_tokenizer(config: Config, *, name: str | None = None) -> Any:
-    """The tokenizer, with a padding token and the Config's padding side; `name` wins over the Config's.
+    """The tokenizer, with a padding token, the Config's padding side and its chat template; `name` wins over its own.
 
     A tokenizer without a padding token pads with its end of text, which changes nothing that is learned: collators
     know padding by its place. Raises ModelLoadError naming the option.
@@ -33,6 +34,8 @@ def build_tokenizer(config: Config, *, name: str | None = None) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelLoadError(f"{param}: no tokenizer could be loaded from {name!r}: {error}", param=param) from error
     _set_padding(tokenizer, config, param=param)
+    if config.chat_template is not None:
+        set_chat_template(tokenizer, config.chat_template)
     return tokenizer
 
 

@@ -141,12 +141,15 @@ def test_an_empty_separator_is_refused() -> None:
         GeneralDataset([], separator="")
 
 
-def test_chat_rows_with_tools_are_refused() -> None:
-    dataset = ChatDataset([{"messages": [], "tools": [{}]}, {"text": "a"}])
-    with pytest.raises(RowError, match="'tools' in a row is not supported yet"):
-        dataset[0]
+def test_chat_rows_are_handed_over_whole() -> None:
+    row = {"messages": [], "tools": [{}], "enable_thinking": False}
+    dataset = ChatDataset([row, {"text": "a"}, {"preferred_output": [{}]}])
+
+    assert dataset[0] == row
     with pytest.raises(RowError, match="has no 'messages'"):
         dataset[1]
+    with pytest.raises(RowError, match="'preferred_output' belong to rows of preferences, which are not supported"):
+        dataset[2]
 
 
 SODA_ROW = {"header": "Bob\nmeets Ann.", "dialog": ["Bob: Hi\r\nAnn", 3, "Ann: Hello"]}
