@@ -1,0 +1,1 @@
+"""A project laid out as X-LLM's documentation lays one out."""
