@@ -19,16 +19,18 @@ def find_lora_targets(
 ) -> list[str] | str:
     """What peft takes as `target_modules`: names, or a regular expression as it was given.
 
-    `wanted` None means every linear layer but the head, the embeddings and the modules `besides`, which are trained
-    whole.
+    A pattern that matches more than layers becomes the names of those layers. `wanted` None means every linear layer
+    but the head, the embeddings and the modules `besides`, which are trained whole.
     """
     if wanted is None:
         return _find_all_linear(model, besides=besides)
     adaptable = {name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)}
     if isinstance(wanted, str):
-        if not any(re.fullmatch(wanted, name) for name in adaptable):
+        matched = {name for name, _ in model.named_modules() if re.fullmatch(wanted, name)}
+        if not matched & adaptable:
             raise _unknown_targets([f"re:{wanted}"], adaptable)
-        return wanted
+        # peft refuses a pattern that matches what holds the layers too.
+        return wanted if matched <= adaptable else sorted(matched & adaptable)
     for target in wanted:
         if target in besides:
             message = f"{target} is in {PARAM} and in modules_to_save; leave it out of one of them"
