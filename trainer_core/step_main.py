@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -93,10 +94,11 @@ class StepRun:
         for failure in load_plugins(self._spec.plugins):
             events.emit("warning", message=f"the plugin {failure.plugin!r} failed: {failure.message}", level="warning")
         import_seconds = time.monotonic() - started_at
+        staged = stage_inputs(self._spec, workspace=self._workspace, secrets=self._secrets, stage=stage)
         config = build_step_config(
             self._spec,
             workspace=self._workspace,
-            staged=stage_inputs(self._spec, workspace=self._workspace, secrets=self._secrets, stage=stage),
+            staged=staged,
             secrets=self._secrets,
             is_preparing=self._step is Step.PREPARE,
         )
@@ -110,7 +112,7 @@ class StepRun:
         )
         if self._stop.is_set:
             raise StepInterrupted(f"{self._step} was stopped before it began")
-        result = run_step(config, context)
+        result = _name_revisions(run_step(config, context), staged)
         if not is_first_rank():
             return
         marker = write_marker(self._workspace, spec=self._spec, step=self._step, result=result)
@@ -255,6 +257,13 @@ def _record_failure(path: Path, failure: Failure, redactor: Redactor) -> int:
     except OSError:
         return EXIT_DISK_FULL if clean.code == DiskFullError.code else EXIT_FAILED
     return EXIT_FAILED
+
+
+def _name_revisions(result: StepResult, staged: StagedRecord) -> StepResult:
+    """What the step is made of: the commits of the repositories that were fetched for the job."""
+    if not staged.revisions:
+        return result
+    return replace(result, facts={**result.facts, "revisions": dict(staged.revisions)})
 
 
 def _describe_finish(marker: DoneMarker, *, seconds: float, import_seconds: float) -> dict[str, object]:

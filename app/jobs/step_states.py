@@ -14,6 +14,7 @@ from app.states import StepStatus
 
 _INTEGER_FIGURES = frozenset({"global_step", "total_steps"})
 _FIGURES = tuple(field.name for field in fields(Progress))
+_PUSHED_FIGURES = ("repository", "commit", "url")
 _MAX_FACTS_BYTES = 64 << 10
 _DONE = frozenset({StepStatus.SUCCEEDED, StepStatus.SKIPPED})
 
@@ -32,9 +33,24 @@ class StepStates:
         for event in events:
             if event.type.startswith("step.") and event.step is not None:
                 states = states._follow_step(event, at=event.created_at or now)
+            elif event.type == "artifact.created" and "repository" in event.data:
+                states = states._note_push(event)
             elif event.type in ("progress", "metrics"):
                 states = replace(states, progress=_merge_figures(states.progress, event.data))
         return states
+
+    def _note_push(self, event: NewEvent) -> "StepStates":
+        """Adds what was pushed to a hub to the facts of the step that made it; a checkpoint is no result."""
+        current = next((step for step in self.steps if step.name == event.step), None)
+        if current is None or "global_step" in event.data:
+            return self
+        known = (current.facts or {}).get("pushed")
+        pushed = {
+            **(known if isinstance(known, dict) else {}),
+            str(event.data.get("name")): {name: event.data.get(name) for name in _PUSHED_FIGURES},
+        }
+        facts = _read_facts({"facts": {**(current.facts or {}), "pushed": pushed}})
+        return replace(self, steps=_replace_step(self.steps, replace(current, facts=facts or current.facts)))
 
     def _follow_step(self, event: NewEvent, *, at: float) -> "StepStates":
         current = next((step for step in self.steps if step.name == event.step), None)

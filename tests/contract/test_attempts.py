@@ -3,12 +3,13 @@
 import math
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.db.models import attempts, job_secrets
-from app.db.session import snapshot
+from app.db.models import attempts, job_secrets, jobs
+from app.db.session import snapshot, transaction
 from app.jobs.commands import NewArtifact, NewEvent, Outcome
 from app.jobs.errors import InvalidTransition, LeaseLost
+from app.jobs.rows import dump_steps
 from app.jobs.views import JobError, LogCursor
 from app.states import JobStatus, StepStatus
 from tests.support.installation import OWNER, CoreInstallation
@@ -87,6 +88,50 @@ def test_events_move_steps_and_progress(core: CoreInstallation) -> None:
     assert (job.progress.global_step, job.progress.total_steps, job.progress.loss) == (3, 9, 1.5)
     metrics = core.jobs.list_events(OWNER, claim.job_id, after_seq=0, limit=10, types=["metrics"]).data
     assert [event.data["learning_rate"] for event in metrics] == [1e-4]
+
+
+def test_a_step_keeps_what_it_found_out_over_a_requeue_and_what_was_pushed_of_it(core: CoreInstallation) -> None:
+    core.add_worker()
+    claim = core.claim_new(steps=["prepare", "train"])
+    facts = {"revisions": {"owner/model": "a" * 40}, "num_rows": 3, "loss": math.nan, "text": "a\0"}
+    push = {"name": "adapter", "repository": "me/adapter", "commit": "c" * 40, "url": "http://hub", "private": True}
+    core.jobs.record_events(
+        claim.job_id,
+        1,
+        [
+            NewEvent("step.finished", step="prepare", data={"facts": facts}),
+            NewEvent("step.started", step="train"),
+            NewEvent("artifact.created", step="train", data={**push, "global_step": 5, "commit": "early"}),
+            NewEvent("step.finished", step="train", data={"facts": {"train_loss": 1.5}}),
+            NewEvent("artifact.created", step="train", data=push),
+            NewEvent("artifact.created", step="nowhere", data=push),
+            NewEvent("step.finished", step="nowhere", data={"facts": "none"}),
+        ],
+    )
+    core.jobs.finish(claim.job_id, 1, Outcome("requeued"))
+    prepare, train = core.jobs.get(OWNER, claim.job_id).steps
+    kept = {"revisions": {"owner/model": "a" * 40}, "num_rows": 3, "loss": None, "text": "a\ufffd"}
+    assert prepare.facts == kept
+    pushed = {"adapter": {"repository": "me/adapter", "commit": "c" * 40, "url": "http://hub"}}
+    assert train.facts == {"train_loss": 1.5, "pushed": pushed}
+
+
+def test_facts_that_would_burden_every_look_at_the_job_stay_in_their_event(core: CoreInstallation) -> None:
+    core.add_worker()
+    claim = core.claim_new(steps=["prepare", "train"])
+    [stored] = core.jobs.record_events(
+        claim.job_id, 1, [NewEvent("step.finished", step="prepare", data={"facts": {"text": "x" * 100_000}})]
+    )
+    assert core.jobs.get(OWNER, claim.job_id).steps[0].facts is None
+    assert len(stored.data["facts"]["text"]) == 100_000
+
+
+def test_a_job_of_an_earlier_version_has_no_facts(core: CoreInstallation) -> None:
+    job = core.submit()
+    old_steps = [{name: value for name, value in step.items() if name != "facts"} for step in dump_steps(job.steps)]
+    with transaction(core.sessions) as connection:
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(steps=old_steps))
+    assert [step.facts for step in core.jobs.get(OWNER, job.id).steps] == [None] * len(job.steps)
 
 
 def test_events_that_json_or_a_database_cannot_hold_are_kept_as_near_as_can_be(core: CoreInstallation) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from app.jobs.errors import InvalidSubmission
+
 pytestmark = pytest.mark.timeout(60)
 
 PLUGIN = """
@@ -12,6 +14,68 @@ def register():
 def break_down():
     raise RuntimeError("no such wheel")
 """
+
+
+BROKEN = {
+    "missing": ("import a_wheel_that_is_not_there\n", "a_wheel_that_is_not_there"),
+    "exiting": ("import sys\nsys.exit('goodbye')\n", "goodbye"),
+    "wrong": ("this is no Python\n", "SyntaxError"),
+}
+CONFIGS = """
+import dataclasses
+from trainer_core.config import Config, configs_registry
+
+@dataclasses.dataclass
+class Mine(Config):
+    strength: float = dataclasses.field(default=0.5, metadata={"help": "How strong."})
+
+def register():
+    print("a plugin that talks")
+    configs_registry.add(key="mine", value=Mine)
+    configs_registry.add(key="odd", value=dict)
+"""
+
+
+def test_plugins_that_fail_are_told_of_the_worker_and_the_others_work(build_installation, until, monkeypatch):
+    installation = build_installation("plugins-several")
+    folder = installation.settings.data_dir
+    for name, (code, _) in BROKEN.items():
+        (folder / f"{name}_plugin.py").write_text(code)
+    (folder / "config_plugin.py").write_text(CONFIGS)
+    plugins = [*(f"{name}_plugin:register" for name in BROKEN), "config_plugin:register", "no colon"]
+    monkeypatch.setenv("FINESMITH_PLUGINS", ",".join(plugins))
+
+    installation.start_worker(program="-m worker")
+
+    def failures() -> dict[str, str]:
+        [worker] = installation.workers.list()
+        return {error.plugin: error.message for error in worker.plugin_errors}
+
+    until(failures, seconds=60)
+    assert set(failures()) == {*(f"{name}_plugin:register" for name in BROKEN), "no colon", "configs_registry 'odd'"}
+    for name, (_, reason) in BROKEN.items():
+        assert reason in failures()[f"{name}_plugin:register"]
+    installation.jobs._workers._cached = None
+    catalogue = installation.workers.current_catalogue()
+    assert catalogue.registries["configs"] == ("base", "mine")
+    assert catalogue.configs["mine"]["properties"]["strength"]["description"] == "How strong."
+    job_id = installation.submit(config={"config_key": "mine", "strength": 0.25})
+    assert installation.get(job_id).config["strength"] == 0.25
+    with pytest.raises(InvalidSubmission, match=r"'missing_plugin:register' failed: .*a_wheel_that_is_not_there"):
+        installation.submit(config={"dataset_key": "of_the_missing"})
+
+
+def test_a_plugin_that_takes_its_process_along_leaves_a_worker_that_does_what_is_built_in(
+    build_installation, until, monkeypatch
+):
+    installation = build_installation("plugins-fatal")
+    (installation.settings.data_dir / "fatal_plugin.py").write_text("import os\nos._exit(7)\n")
+    monkeypatch.setenv("FINESMITH_PLUGINS", "fatal_plugin:register")
+    installation.start_worker(program="-m worker")
+    until(lambda: installation.workers.list()[0].plugin_errors, seconds=60)
+    [error] = installation.workers.list()[0].plugin_errors
+    assert (error.plugin, "status 7" in error.message) == ("fatal_plugin:register", True)
+    assert "general" in installation.workers.current_catalogue().registries["datasets"]
 
 
 @pytest.mark.parametrize(("plugin", "is_announced"), [("my_plugin:register", True), ("my_plugin:break_down", False)])

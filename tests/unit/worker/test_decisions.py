@@ -8,10 +8,12 @@ import pytest
 
 from app.jobs.commands import Outcome
 from app.jobs.errors import LeaseLost
-from app.jobs.views import JobError, LeaseView
+from app.jobs.views import Claim, ClaimInputs, JobError, LeaseView
 from app.settings import Settings
+from app.storage import Storage
 from trainer_core.attempt.outcome import AttemptResult, Failure
 from trainer_core.errors import StepInputError
+from trainer_core.workspace import Workspace
 from worker.drain import DrainFlag
 from worker.environment import build_pipeline_environment
 from worker.exit_status import StopReason, classify_exit, name_step
@@ -20,7 +22,7 @@ from worker.gpus import find_gpus
 from worker.job_watch import JobWatch
 from worker.lease_keeper import LeaseKeeper
 from worker.pump_thread import PumpThread
-from worker.staging import resolve_local_names
+from worker.staging import InputStager, resolve_local_names
 
 FAILED = AttemptResult("failed", Failure("invalid_data", "x", step="train"))
 NETWORK = AttemptResult("failed", Failure("network", "x", step="prepare", retryable=True))
@@ -263,3 +265,24 @@ def test_the_worker_and_its_pipeline_never_import_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("gpus", "num_processes"), [((), 1), ((3,), 1), ((0, 2), 2), (tuple(range(8)), 8)])
+def test_a_job_trains_in_a_process_a_gpu(tmp_path, gpus, num_processes):
+    claim = Claim(
+        job_id="job-1",
+        attempt=1,
+        owner="ann",
+        config={},
+        secrets={},
+        steps=("train",),
+        gpus=gpus,
+        inputs=ClaimInputs(),
+        max_runtime_seconds=None,
+        priority=0,
+    )
+    settings = Settings(data_dir=tmp_path)
+    stager = InputStager(
+        claim, workspace=Workspace(tmp_path), storage=Storage(settings.storage_url), settings=settings, check=list
+    )
+    assert stager.stage().num_processes == num_processes
