@@ -24,13 +24,14 @@ def _state_of(key: str) -> str:
     return next(row[1] for row in _parity_rows() if row[0] == f"`{key}`")
 
 
-def test_the_settings_page_is_the_settings_class() -> None:
-    specification = importlib.util.spec_from_file_location("write_settings", ROOT / "docs" / "write_settings.py")
+@pytest.mark.parametrize("name", ["write_settings", "write_config"])
+def test_a_written_page_says_what_the_code_says(name: str) -> None:
+    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.render(), "run: python docs/write_settings.py"
+    assert module.PAGE.read_text() == module.render(), f"run: python docs/{name}.py"
 
 
 @pytest.mark.parametrize("key", sorted(DOCUMENTED_KEYS))
