@@ -30,8 +30,10 @@ def pack_rows(values: torch.Tensor, *, num_bits: int) -> torch.Tensor:
             as_bytes[:, :, byte + 1] |= in_units[:, :, index] >> (8 - offset)
     num_bytes = 4 * count_words(columns, num_bits=num_bits)
     flat = as_bytes.reshape(rows, units * num_bits).to(torch.uint8)
-    missing = max(num_bytes - flat.shape[1], 0)
-    return torch.nn.functional.pad(flat, (0, missing))[:, :num_bytes].contiguous().view(torch.int32)
+    filled = min(num_bytes, flat.shape[1])
+    words = torch.zeros(rows, num_bytes, dtype=torch.uint8, device=values.device)
+    words[:, :filled] = flat[:, :filled]
+    return words.view(torch.int32)
 
 
 def unpack_rows(words: torch.Tensor, *, num_bits: int, num_columns: int) -> torch.Tensor:
