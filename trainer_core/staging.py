@@ -6,6 +6,7 @@ must be set before this process starts.
 
 import importlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -30,6 +32,9 @@ MODEL_PATTERNS = (*TOKENIZER_PATTERNS, "*.safetensors")
 ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model*.safetensors", "adapter_model*.json")
 IGNORED_PATTERNS = ("*/*", "consolidated*")
 """Other formats lie in folders (onnx, original) or repeat the weights."""
+
+_PAUSES_SECONDS = (1.0, 5.0)
+"""Between tries of a hub that is busy; the client itself repeats what breaks off in mid-file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,33 +161,63 @@ def _stage(source: _Source, config: Config) -> str:
 
 
 def _download(source: _Source, *, token: str | None) -> str:
-    try:
-        folder: str = snapshot_download(
-            source.name,
-            revision=source.revision,
-            allow_patterns=list(source.patterns),
-            ignore_patterns=list(IGNORED_PATTERNS),
-            token=token,
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, httpx.HTTPError) as error:
-        raise _translate(error, source) from error
-    return folder
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            folder: str = snapshot_download(
+                source.name,
+                revision=source.revision,
+                allow_patterns=list(source.patterns),
+                ignore_patterns=list(IGNORED_PATTERNS),
+                token=token,
+            )
+            return folder
+        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, httpx.HTTPError, RuntimeError) as error:
+            if pause is None or not _may_pass(error):
+                raise _translate(error, source) from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the hub answered that it is busy or ill, or broke off; one that is not there at all stays away longer."""
+    answer = _find_answer(error)
+    if answer is not None:
+        return _is_transient(answer.response.status_code)
+    return isinstance(error, RuntimeError | httpx.ReadError | httpx.RemoteProtocolError | httpx.TimeoutException)
 
 
 def _translate(error: Exception, source: _Source) -> TrainerError:
     named = f"{source.param}: {source.name!r}"
-    if isinstance(error, RevisionNotFoundError):
+    answer = _find_answer(error)
+    if isinstance(answer, RevisionNotFoundError):
         return ModelLoadError(f"{named} has no revision {source.revision!r} on the hub", param="model_revision")
-    if isinstance(error, HFValidationError | RepositoryNotFoundError):
-        reason = "is neither a folder here nor a repository on the hub that the token given can read"
+    if isinstance(answer, GatedRepoError):
+        reason = "is gated: accept its terms on the hub, and give the huggingface_hub_token of who did"
         return ModelLoadError(f"{named} {reason}", param=source.param)
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return ModelLoadError(f"{named}: the hub refuses access: {error}", param=source.param)
+    if isinstance(error, HFValidationError) or isinstance(answer, RepositoryNotFoundError):
+        reason = "is neither a folder here nor a repository on the hub that the token given can read"
+        return ModelLoadError(f"{named} {reason}; see huggingface_hub_token", param=source.param)
+    if answer is not None and not _is_transient(answer.response.status_code):
+        reason = f"cannot be read: {constants.ENDPOINT} answered {answer.response.status_code}"
+        return ModelLoadError(f"{named} {reason}; check the name and huggingface_hub_token", param=source.param)
     if constants.HF_HUB_OFFLINE:
         reason = "is neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
         return ModelLoadError(f"{named} {reason}", param=source.param)
     reason = f"could not be fetched from {constants.ENDPOINT}: {error}"
     return NetworkError(f"{named} {reason}", param=source.param)
+
+
+def _find_answer(error: BaseException | None) -> HfHubHTTPError | None:
+    """The hub's answer behind an error: the client says of most that nothing was found in the cache."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error
+        error = error.__cause__
+    return None
+
+
+def _is_transient(status: int) -> bool:
+    return status in (408, 429) or status >= 500
 
 
 def _describe_missing(source: _Source, pattern: str) -> str:

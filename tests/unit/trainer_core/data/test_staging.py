@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_hub import FakeHub
+from tests.support.fake_hub import FakeHub, Fault
 from trainer_core.config import Config, Step
 from trainer_core.errors import ModelLoadError
 from trainer_core.job_spec import StepInputs
@@ -20,9 +20,12 @@ from trainer_core.staging import stage_hub_inputs
 ROOT = Path(__file__).parents[4]
 SCRIPT = """
 import dataclasses, json, sys
+import trainer_core.staging
 from trainer_core.config import build_config
 from trainer_core.errors import TrainerError
 from trainer_core.staging import stage_hub_inputs
+# How long it pauses between tries does not matter here.
+trainer_core.staging._PAUSES_SECONDS = (0.01, 0.01)
 for config, steps in json.loads(sys.argv[1]):
     try:
         answer = dataclasses.asdict(stage_hub_inputs(build_config(config), steps))
@@ -166,6 +169,50 @@ def test_without_a_hub_what_is_not_cached_cannot_be_staged(
     (answer,) = stage({"model_name_or_path": "acme/none"}, **variables)
     assert (answer["code"], answer["param"]) == (code, "model_name_or_path")
     assert words in answer["message"]
+
+
+def test_a_hub_that_refuses_or_is_ill_ends_in_an_error_that_names_the_option(
+    hub: FakeHub, stage: Stage, tiny_model: Path
+) -> None:
+    gated = {"X-Error-Code": "GatedRepo"}
+    cases = {
+        "bad-token": (Fault("bad-token", status=401), "model_not_loadable", "huggingface_hub_token"),
+        "forbidden": (Fault("forbidden", status=403), "model_not_loadable", "answered 403"),
+        "gated": (Fault("gated", status=403, headers=gated), "model_not_loadable", "accept its terms"),
+        "gone": (Fault("gone", status=404), "model_not_loadable", "answered 404"),
+        "busy": (Fault("busy", status=429, headers={"Retry-After": "0"}), "network", "429"),
+        "ill": (Fault("ill", status=500), "network", "500"),
+    }
+    for name, (fault, _, _) in cases.items():
+        hub.add_commit(f"acme/{name}", tiny_model)
+        fault.times = 99
+        hub.inject(fault)
+
+    answers = stage(*({"model_name_or_path": f"acme/{name}"} for name in cases))
+
+    for answer, (fault, code, words) in zip(answers, cases.values(), strict=True):
+        assert (answer["code"], answer["param"]) == (code, "model_name_or_path"), fault
+        assert words in answer["message"]
+        assert 99 - fault.times == (3 if code == "network" else 1), "one that is ill is asked again, a few times"
+
+
+def test_a_hub_that_stumbles_is_asked_again(hub: FakeHub, stage: Stage, tiny_model: Path) -> None:
+    faults = [
+        Fault("/api/models/acme/a", status=503),
+        Fault("/api/models/acme/b", drop_after_bytes=0),
+        Fault("acme/c/tree/", status=429, headers={"Retry-After": "0"}),
+        Fault("acme/d/.*model.safetensors", "GET", drop_after_bytes=0),
+    ]
+    shas = [hub.add_commit(f"acme/{letter}", tiny_model) for letter in "abcd"]
+    for fault in faults:
+        hub.inject(fault)
+
+    answers = stage(*({"model_name_or_path": f"acme/{letter}"} for letter in "abcd"))
+
+    assert [answer["revisions"] for answer in answers] == [
+        {f"acme/{letter}": sha} for letter, sha in zip("abcd", shas, strict=True)
+    ]
+    assert [fault.times for fault in faults] == [0] * 4
 
 
 def test_an_adapter_is_staged_for_fuse_alone(hub: FakeHub, stage: Stage, tiny_model: Path) -> None:
