@@ -139,6 +139,7 @@ def check_filled_settings(arguments: TrainingArguments) -> None:
 
 def apply_fsdp_on_cpu(trainer: Trainer) -> None:
     """Has accelerate shard on the CPU too, where it would copy the whole model to every process and say nothing."""
+    from accelerate import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     accelerator = trainer.accelerator
@@ -146,6 +147,8 @@ def apply_fsdp_on_cpu(trainer: Trainer) -> None:
     if options is None or accelerator.distributed_type is not DistributedType.MULTI_CPU:
         return
     accelerator.state.distributed_type = DistributedType.FSDP
+    # Each new AcceleratorState takes over what is here.
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**options)
     trainer.is_fsdp_enabled = True
 
