@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.config import Config
+from trainer_core.config.hub_checks import find_hub_warnings
 from trainer_core.context import StepContext, StepResult
 from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, Problem, PushError
@@ -103,7 +104,11 @@ class HubPushing:
 
     def _check_hub(self) -> None:
         """Makes sure, before anything is loaded, that the token may push what the Config says."""
-        if not (self.pushes_in_process and self.is_main_process):
+        if not self.is_main_process:
+            return
+        for problem in find_hub_warnings(self.config):
+            self.context.events.emit("warning", level="warning", message=problem.message, data={"param": problem.param})
+        if not self.pushes_in_process:
             return
         steps = (Step.TRAIN, Step.FUSE) if self.config.fuse_after_training else (Step.TRAIN,)
         self._hub_pusher = connect_script(self.config, steps)

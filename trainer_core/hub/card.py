@@ -180,7 +180,8 @@ def _iterate_scalars(facts: Mapping[str, JsonValue]) -> Iterator[tuple[str, Json
 
 def _format(value: JsonValue) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value).replace("|", "\\|").replace("\n", " ")
+        text = name_publicly(value) if isinstance(value, str) and os.path.isabs(value) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 

@@ -111,7 +111,7 @@ def test_checkpoints_are_pushed_beside_the_training_and_results_after_their_step
     assert not any(TOKEN.encode() in path.read_bytes() for path in job.workspace.root.rglob("*") if path.is_file())
 
 
-def test_a_push_that_the_network_stopped_is_made_by_the_next_attempt_without_the_step(hub: FakeHub, job: Job) -> None:
+def test_a_push_that_failed_is_made_by_the_next_attempt_without_the_step(hub: FakeHub, job: Job) -> None:
     fault = hub.inject(Fault("acme/adapter/preupload/", status=400, times=99))
     assert job.run(**PUSHES, quantized_hub_model_id="acme/small", steps="train fuse quantize") == 1
     error = job.result().error
@@ -133,6 +133,7 @@ def test_a_push_that_the_network_stopped_is_made_by_the_next_attempt_without_the
     ]
 
 
+@pytest.mark.slow
 def test_on_another_host_what_is_left_to_push_is_pushed_though_nothing_was_staged(hub: FakeHub, job: Job) -> None:
     assert job.run(**PUSHES) == 0
     job.workspace.staged.unlink()
