@@ -32,19 +32,15 @@ class StrictAWQModifier(AWQModifier):
 
     _planned: frozenset[str] = PrivateAttr(default=frozenset())
 
-    def num_scaled(self) -> int:
-        """How many groups of layers were scaled, or are to be."""
-        return len(self._planned)
-
     def _set_resolved_mappings(self, model: Any) -> None:
-        super()._set_resolved_mappings(model)
+        try:
+            super()._set_resolved_mappings(model)
+        # What the library raises for layers that it cannot match.
+        except ValueError as error:
+            raise _unknown_layers(model) from error
         self._planned = frozenset(mapping.smooth_name for mapping in self._resolved_mappings)
         if not self._planned:
-            raise QuantizationError(
-                f"awq does not know which layers of {type(model).__name__} belong together; "
-                "use another quantizer_key, such as gptq",
-                param="quantizer_key",
-            )
+            raise _unknown_layers(model)
 
     def _setup_activation_cache_hooks(self) -> None:
         super()._setup_activation_cache_hooks()
@@ -63,3 +59,11 @@ class StrictAWQModifier(AWQModifier):
                 param="quantization_max_samples",
             )
         return bool(super().on_finalize(state, **kwargs))
+
+
+def _unknown_layers(model: Any) -> QuantizationError:
+    return QuantizationError(
+        f"awq does not know which layers of {type(model).__name__} belong together; use another quantizer_key, such as "
+        "gptq",
+        param="quantizer_key",
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from trainer_core.errors import QuantizationError, TrainerError
 from trainer_core.quantizers.base import Quantizer
 from trainer_core.quantizers.calibration_size import check_calibration_size
-from trainer_core.quantizers.layer_plan import PER_CHANNEL, LayerPlan, describe_misfits, plan_layers
+from trainer_core.quantizers.layer_plan import PER_CHANNEL, LayerPlan, check_experts, describe_misfits, plan_layers
 from trainer_core.quantizers.layer_watch import LayerWatch
 from trainer_core.quantizers.library_noise import quiet_library
 
@@ -39,6 +39,7 @@ class CompressorQuantizer(Quantizer):
 
     def build_plan(self) -> LayerPlan:
         """The layers to quantize and their grouping. Raises QuantizationError for a model without linear layers."""
+        check_experts(self.model)
         plan = plan_layers(self.model, group_size=self.group_size)
         misfits = describe_misfits(plan, model=self.model, group_size=self.group_size)
         if misfits is not None:

@@ -34,7 +34,8 @@ class LayerPlan:
 def plan_layers(model: "PreTrainedModel", *, group_size: int = PER_CHANNEL, with_conv1d: bool = False) -> LayerPlan:
     """Sorts the linear layers by what their input width (columns of the weight) allows.
 
-    `with_conv1d` counts GPT-2's Conv1D among them. Raises QuantizationError if the model has none.
+    A model's own kind of linear layer, as Falcon's, is none that the libraries take. `with_conv1d` counts GPT-2's
+    Conv1D among them. Raises QuantizationError if the model has none.
     """
     widths = _linear_widths(model, with_conv1d=with_conv1d)
     ignored = tuple(name for name in widths if _stays_whole(name, model=model))
@@ -53,6 +54,17 @@ def plan_layers(model: "PreTrainedModel", *, group_size: int = PER_CHANNEL, with
         ignored=ignored,
         num_widest_columns=max(widths[name] for name in names),
     )
+
+
+def check_experts(model: "PreTrainedModel") -> None:
+    """Raises QuantizationError for a mixture of experts: transformers cannot load quantized ones again."""
+    stacked = next((name for name, weight in model.named_parameters() if weight.ndim == 3 and "experts" in name), None)
+    if stacked is not None:
+        message = (
+            f"{type(model).__name__} is a mixture of experts ({stacked}); quantized experts could not be loaded again. "
+            "quantizer_key='bnb' quantizes the other layers"
+        )
+        raise QuantizationError(message, param="quantizer_key")
 
 
 def describe_misfits(plan: LayerPlan, *, model: "PreTrainedModel", group_size: int) -> str | None:
@@ -74,7 +86,7 @@ def _linear_widths(model: "PreTrainedModel", *, with_conv1d: bool) -> Mapping[st
 
     widths = {}
     for name, part in model.named_modules():
-        if isinstance(part, torch.nn.Linear):
+        if type(part) is torch.nn.Linear:
             widths[name] = part.in_features
         elif with_conv1d and isinstance(part, Conv1D):
             widths[name] = part.weight.shape[0]

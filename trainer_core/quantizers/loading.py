@@ -33,16 +33,23 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def load_quantized_model(folder: Path, *, device_map: str | None, trust_remote_code: bool) -> "PreTrainedModel":
-    """What a quantizer has saved, in evaluation mode: a GPTQ checkpoint by our own loader, others by transformers'."""
+    """What a quantizer has saved, in evaluation mode: a GPTQ checkpoint by our own loader, others by transformers'.
+
+    Raises QuantizationError for weights that the checkpoint does not bring: they would be random.
+    """
     from transformers import AutoModelForCausalLM
 
     from trainer_core.models.packed.loading import load_packed_model, read_quant_method
 
     options = {"dtype": "auto", "device_map": device_map, "trust_remote_code": trust_remote_code}
     if read_quant_method(str(folder), options=options) == "gptq":
-        model, _ = load_packed_model(str(folder), options=options)
+        model, info = load_packed_model(str(folder), options=options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise QuantizationError(f"the quantized model lacks {len(missing)} weights when it is loaded again: {shown}")
     model.train(False)
     return model
 

@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from tests.support.tiny_models import build_tiny_gpt2
 from trainer_core.errors import QuantizationError
-from trainer_core.quantizers.layer_plan import describe_misfits, plan_layers
+from trainer_core.quantizers.layer_plan import check_experts, describe_misfits, plan_layers
 
 
 def build_llama(*, hidden_size: int = 64, intermediate_size: int = 96) -> LlamaForCausalLM:
@@ -52,7 +52,7 @@ def test_nothing_is_described_when_every_layer_got_what_was_asked_for(group_size
     assert describe_misfits(plan, model=model, group_size=group_size) is None
 
 
-def test_routers_of_experts_stay_whole() -> None:
+def build_mixtral() -> MixtralForCausalLM:
     config = MixtralConfig(
         vocab_size=64,
         hidden_size=32,
@@ -62,8 +62,18 @@ def test_routers_of_experts_stay_whole() -> None:
         num_key_value_heads=2,
         num_local_experts=2,
     )
-    plan = plan_layers(MixtralForCausalLM(config), group_size=32)
+    return MixtralForCausalLM(config)
+
+
+def test_routers_of_experts_stay_whole() -> None:
+    plan = plan_layers(build_mixtral(), group_size=32)
     assert not [name for name in plan.quantized if name.endswith(("gate", "router"))]
+
+
+def test_a_mixture_of_experts_is_refused_where_it_could_not_be_loaded_again() -> None:
+    with pytest.raises(QuantizationError, match="MixtralForCausalLM is a mixture of experts") as caught:
+        check_experts(build_mixtral())
+    assert caught.value.param == "quantizer_key"
 
 
 def test_a_model_without_linear_layers_is_refused(tmp_path) -> None:
@@ -85,3 +95,11 @@ def test_gpt2s_layers_count_where_a_quantizer_can_take_them(tmp_path) -> None:
 
 def test_the_widest_layer_is_told() -> None:
     assert plan_layers(build_llama(hidden_size=64, intermediate_size=96)).num_widest_columns == 96
+
+
+def test_a_models_own_kind_of_linear_layer_is_none_that_the_libraries_take() -> None:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    config = FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(QuantizationError, match="FalconForCausalLM has no linear layer"):
+        plan_layers(FalconForCausalLM(config), group_size=32)
