@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Path, Query, Security
+from fastapi import Depends, Header, Path, Query, Security
 from starlette.requests import HTTPConnection
 
 from app.api.services import Services
@@ -23,6 +23,17 @@ AdminDep = Annotated[Principal, Security(require_admin)]
 Limit = Annotated[int, Query(ge=1, le=100, description="Longest list to answer.")]
 After = Annotated[str | None, Query(max_length=64, description="The id after which to go on (the last one seen).")]
 JobId = Annotated[str, Path(max_length=64, description="The job's id.", examples=["job-01jd8m3v5xq2c7r9t4w6y8z0ab"])]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="A word of yours for this submission: sent again with the same body it makes no second object, but "
+        "answers the first one; with another body it is an error.",
+    ),
+]
 KeyId = Annotated[str, Path(max_length=64, description="The key's id.", examples=["key-01jd8m0z9y8x7w6v5t4s3r2q1p"])]
 PreviewId = Annotated[
     str, Path(max_length=64, description="The preview's id.", examples=["preview-01jd8m4q2s6x8z0b3d5f7h9k1m"])

@@ -7,7 +7,7 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from starlette.responses import Response
 
 from app.api import examples, schemas
-from app.api.deps import After, FileId, Limit, PrincipalDep, ServicesDep
+from app.api.deps import After, FileId, IdempotencyKey, Limit, PrincipalDep, ServicesDep
 from app.api.downloads import Content, send_content
 from app.api.rendering import json_response, render_deleted, render_file, render_list
 from app.api.responses import Responses, error_responses, example_of
@@ -46,11 +46,13 @@ def create_file(
         File(description="JSON lines in UTF-8: one JSON object a line.", json_schema_extra={"format": "binary"}),
     ],
     purpose: Annotated[Literal["fine-tune"], Form(description="What it is for.")] = "fine-tune",
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Stores a file of training or validation samples. Every line has to be a JSON object; an error names the lines
     that are not. Which keys the objects need is checked by the job that uses them."""
     name = file.filename or "upload.jsonl"
-    stored = services.files.create(principal.owner, name, purpose, _iterate_chunks(file.file))
+    chunks = _iterate_chunks(file.file)
+    stored = services.files.create(principal.owner, name, purpose, chunks, idempotency_key=idempotency_key)
     return json_response(render_file(stored), status=201, headers={"location": f"/v1/files/{stored.id}"})
 
 

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api import examples, schemas
-from app.api.deps import After, JobId, Limit, PrincipalDep, ServicesDep
+from app.api.deps import After, IdempotencyKey, JobId, Limit, PrincipalDep, ServicesDep
 from app.api.live_wait import MAX_WAIT_SECONDS, wait_until_final
 from app.api.quick_calls import read_job, submit_job
 from app.api.rendering import json_response, render_deleted, render_error, render_job, render_list
@@ -16,18 +16,6 @@ from app.jobs.views import JobView
 from app.states import JobStatus
 
 router = APIRouter(tags=["jobs"])
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="A word of yours for this submission: sent again with the same body it makes no second job, but "
-        "answers the first one with `Idempotent-Replayed: true`; with another body it is an error.",
-    ),
-]
 
 
 @router.post(

@@ -60,7 +60,9 @@ files = Table(
     Column("sha256", String(64), nullable=False),
     Column("storage_key", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("idempotency_key", String(255), doc="the client's word for the upload; None: it gave none"),
     Index(None, "owner", "id"),
+    Index(None, "owner", "idempotency_key", unique=True),
 )
 
 jobs = Table(

@@ -1,6 +1,7 @@
 """The SQL on uploaded files, always of one owner."""
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.clock import db_now
 from app.db.models import files
@@ -18,14 +19,43 @@ _columns = (
     files.c.storage_key,
     files.c.created_at,
 )
+_insert_file = {
+    dialect.dialect.name: dialect.insert(files).on_conflict_do_nothing(
+        index_elements=[files.c.owner, files.c.idempotency_key]
+    )
+    for dialect in (postgresql, sqlite)
+}
 
 
-def insert_file(connection: Connection, file: FileView, *, owner: str, row_keys: tuple[str, ...]) -> FileView:
-    """Adds a file; its time is the database's now, not the given one."""
+def insert_file(
+    connection: Connection,
+    file: FileView,
+    *,
+    owner: str,
+    row_keys: tuple[str, ...],
+    idempotency_key: str | None = None,
+) -> FileView | None:
+    """Adds a file; its time is the database's now, not the given one. None when the key is another file's.
+
+    On PostgreSQL a second upload under the same key waits here until the first has committed or rolled back.
+    """
     values = {column.name: getattr(file, column.name) for column in _columns}
-    values |= {"owner": owner, "row_keys": list(row_keys), "created_at": db_now()}
-    row = connection.execute(insert(files).values(values).returning(*_columns)).one()
-    return FileView(**row._mapping)
+    values |= {
+        "owner": owner,
+        "row_keys": list(row_keys),
+        "created_at": db_now(),
+        "idempotency_key": idempotency_key,
+    }
+    statement = _insert_file[connection.dialect.name].values(values).returning(*_columns)
+    row = connection.execute(statement).first()
+    return None if row is None else FileView(**row._mapping)
+
+
+def find_file_of_key(connection: Connection, idempotency_key: str, *, owner: str) -> FileView | None:
+    """The owner's file that was uploaded under the key."""
+    query = select(*_columns).where(files.c.owner == owner, files.c.idempotency_key == idempotency_key)
+    row = connection.execute(query).first()
+    return None if row is None else FileView(**row._mapping)
 
 
 def find_file(connection: Connection, file_id: str, *, owner: str, lock: bool = False) -> FileView | None:

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import BinaryIO
 
+from sqlalchemy import Connection
+
 from app.db.session import SessionFactory, snapshot, transaction
 from app.files import repository
 from app.files.jsonl import JsonLinesCheck
 from app.files.views import FileView
 from app.ids import new_id
-from app.jobs.errors import FileInUse, FileNotFound, InvalidSubmission, Problem
+from app.jobs.errors import FileInUse, FileNotFound, IdempotencyConflict, InvalidSubmission, Problem
 from app.jobs.repository import find_unfinished_user_of_file
 from app.jobs.storable import make_text_storable
 from app.jobs.views import Page
@@ -28,10 +30,13 @@ class FileService:
         self._storage = storage
         self._max_bytes = settings.max_upload_bytes
 
-    def create(self, owner: str, filename: str, purpose: str, chunks: Iterable[bytes]) -> FileView:
+    def create(
+        self, owner: str, filename: str, purpose: str, chunks: Iterable[bytes], *, idempotency_key: str | None = None
+    ) -> FileView:
         """Stores JSON lines as they come in, and checks every line. Nothing is kept of a file that is refused.
 
-        Raises InvalidSubmission naming the lines that are no JSON objects, and for an empty or too large file.
+        The same content under an idempotency key that was used before is the earlier file. Raises InvalidSubmission
+        naming the lines that are no JSON objects, and for an empty or too large file; IdempotencyConflict.
         """
         if purpose not in PURPOSES:
             message = f"purpose: {purpose!r} is unknown; use {PURPOSES[0]!r}"
@@ -53,10 +58,16 @@ class FileService:
         row_keys = tuple(make_text_storable(name) for name in check.first_row_keys)
         try:
             with transaction(self._sessions) as connection:
-                return repository.insert_file(connection, file, owner=owner, row_keys=row_keys)
+                stored = repository.insert_file(
+                    connection, file, owner=owner, row_keys=row_keys, idempotency_key=idempotency_key
+                )
+                known = stored or _find_earlier(connection, file, owner=owner, idempotency_key=idempotency_key)
         except BaseException:
             self._storage.delete(key)
             raise
+        if stored is None:
+            self._storage.delete(key)
+        return known
 
     def get(self, owner: str, file_id: str) -> FileView:
         """The file. Raises FileNotFound."""
@@ -99,6 +110,14 @@ class FileService:
             yield chunk
         if check.problems:
             raise InvalidSubmission(check.problems)
+
+
+def _find_earlier(connection: Connection, file: FileView, *, owner: str, idempotency_key: str | None) -> FileView:
+    """The file of an earlier upload under the key. Raises IdempotencyConflict when it had another content."""
+    earlier = None if idempotency_key is None else repository.find_file_of_key(connection, idempotency_key, owner=owner)
+    if earlier is None or (earlier.sha256, earlier.purpose) != (file.sha256, file.purpose):
+        raise IdempotencyConflict(idempotency_key or "")
+    return earlier
 
 
 def _clean_filename(filename: str) -> str:

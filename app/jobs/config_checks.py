@@ -36,6 +36,7 @@ CONFIG_FIELDS: Mapping[str, Any] = {field.name: field for field in dataclasses.f
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _HUB_DATA = re.compile(rf"{HUB_ID.pattern}(:[\w.-]{{1,96}})?")
 _LOCAL_NAME = re.compile(r"local:(?!\.{1,2}$)[^/\\\0]{1,255}")
+_MAX_RULE_CHARS = 200
 _MODEL_FIELDS = ("model_name_or_path", "tokenizer_name_or_path")
 
 
@@ -95,7 +96,8 @@ def _check_extra(extra: Mapping[str, object], schema: Mapping[str, Any]) -> Iter
         checked = {**properties[key], "$defs": schema.get("$defs", {})}
         for error in jsonschema.Draft202012Validator(checked).iter_errors(value):
             # The error's own text repeats the value, which a plugin may hold to be secret.
-            yield Problem(f"{key}: does not satisfy {error.validator!r}", f"config.{key}", "invalid_value")
+            rule = f"{error.validator}={error.validator_value!r}"[:_MAX_RULE_CHARS]
+            yield Problem(f"{key}: does not satisfy {rule}", f"config.{key}", "invalid_value")
 
 
 def _check_text(given: Mapping[str, object]) -> Iterator[Problem]:

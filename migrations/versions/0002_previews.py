@@ -1,4 +1,4 @@
-"""Previews of prepared samples, and what went wrong with a worker's plugins.
+"""Previews of prepared samples, what went wrong with a worker's plugins, and uploads that are sent twice.
 
 Revision 0002, after 0001.
 """
@@ -29,11 +29,15 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("preview_id", "field", name=op.f("pk_preview_secrets")),
     )
+    op.add_column("files", sa.Column("idempotency_key", sa.String(length=255)))
+    op.create_index(op.f("ix_files_owner_idempotency_key"), "files", ["owner", "idempotency_key"], unique=True)
     op.add_column("workers", sa.Column("plugin_errors", JSON))
 
 
 def downgrade() -> None:
     op.drop_column("workers", "plugin_errors")
+    op.drop_index(op.f("ix_files_owner_idempotency_key"), "files")
+    op.drop_column("files", "idempotency_key")
     op.drop_table("preview_secrets")
     op.drop_table("previews")
 

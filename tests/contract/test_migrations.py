@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select, text
 
 from app.db.migrate import downgrade, upgrade
-from app.db.models import metadata
+from app.db.models import files, metadata, workers
 from app.db.session import build_engine
 
 
@@ -30,6 +30,32 @@ def test_upgrade_of_an_up_to_date_database_changes_nothing(empty_database_url: s
     upgrade(empty_database_url)
     upgrade(empty_database_url)
     assert list_tables(empty_database_url) >= set(metadata.tables)
+
+
+def test_an_installation_of_the_first_schema_keeps_its_rows(empty_database_url: str) -> None:
+    upgrade(empty_database_url, "0001")
+    engine = build_engine(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO workers (id, host, gpus, slots, version, catalogue_digest, registered_at, last_seen_at)"
+                " VALUES ('wrk-1', 'host', '[]', 1, '0.1', 'd', 1, 1)"
+            )
+        )
+        for number in (1, 2):
+            connection.execute(
+                text(
+                    "INSERT INTO files (id, owner, filename, purpose, num_bytes, num_samples, row_keys, sha256,"
+                    f" storage_key, created_at) VALUES ('file-{number}', 'ann', 'f', 'p', 1, 1, '[]', 's', 'k', 1)"
+                )
+            )
+    upgrade(empty_database_url)
+    with engine.connect() as connection:
+        assert connection.execute(select(workers.c.plugin_errors)).scalars().all() == [None]
+        assert connection.execute(select(files.c.idempotency_key)).scalars().all() == [None, None]
+    engine.dispose()
+    downgrade(empty_database_url, "0001")
+    upgrade(empty_database_url)
 
 
 def test_migrated_schema_is_what_the_tables_say(database_url: str) -> None:

@@ -26,14 +26,13 @@ class Files:
     def upload(self, path: str | os.PathLike[str], *, purpose: str = "fine-tune") -> File:
         """Sends the JSON Lines file at `path` without ever holding it in memory.
 
-        Tried again after a broken connection; if only the answer was lost, a second copy may stay on the service.
+        Tried again after a broken connection; if only the answer was lost, that makes no second copy.
         Raises OSError if the file cannot be read, UnprocessableEntityError or BadRequestError naming the line if a line
         is no JSON object, PayloadTooLargeError.
         """
         call = Call(
             "POST",
             api_path("files"),
-            # One key over all tries, for services that recognise a repeated upload by it.
             headers={"Idempotency-Key": uuid.uuid4().hex},
             upload=Path(path),
             form={"purpose": purpose},
