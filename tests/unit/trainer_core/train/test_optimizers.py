@@ -203,6 +203,14 @@ def test_loraplus_has_a_rate_of_its_own_for_embeddings_and_leaves_whole_modules_
     }
 
 
+def test_the_rate_of_adapters_on_embeddings_comes_from_the_config(make_config: MakeConfig) -> None:
+    config = make_config(
+        **{"apply_lora": True, "raw_lora_target_modules": "embed_tokens,q_proj", "learning_rate": 1e-3},
+        **{"loraplus_lr_ratio": 4, "loraplus_lr_embedding": 1e-5},
+    )
+    assert sorted({group["lr"] for group in build(config).trainer.optimizer.param_groups}) == [1e-5, 1e-3, 4e-3]
+
+
 def test_loraplus_learns_otherwise_than_lora(make_config: MakeConfig) -> None:
     options: dict[str, object] = {"apply_lora": True, "max_steps": 4, "lora_dropout": 0.0, "learning_rate": 1e-3}
     plain = get_losses(train_with(make_config(**options)))
