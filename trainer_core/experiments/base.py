@@ -355,7 +355,10 @@ class Experiment(HubPushing, ExperimentHooks):
             build_tracking_callback(self.config, context=self.context, is_job=self.owns_output_dir)
         )
         finisher = FolderFinisher(
-            self.tokenizer, model_name=self.config.model_name_or_path, model_id=self.context.model_id
+            self.tokenizer,
+            model_name=self.config.model_name_or_path,
+            model_id=self.context.model_id,
+            trainer=trainer,
         )
         apply_fsdp_on_cpu(trainer)
         trainer.add_callback(StrategyCallback(trainer, config=self.config, events=self.context.events))

@@ -12,6 +12,7 @@ from trainer_core.checkpoints import MARKER, mark_complete, mark_incomplete
 from trainer_core.context import ArtifactFolder, ArtifactName, StepResult
 from trainer_core.models.adapter_files import name_base_model
 from trainer_core.trainers.checkpoint_callback import ARGUMENTS_PICKLE
+from trainer_core.trainers.saved_weights import check_saved_weights
 from trainer_core.types import JsonValue
 
 
@@ -24,9 +25,15 @@ class FolderFinisher:
     """Where the base was loaded from."""
     model_id: str | None
     """The base's public name; None: `model_name` is it."""
+    trainer: Trainer
+    """Whose model was saved."""
 
     def finish(self, folder: Path) -> None:
-        """Adds the tokenizer, names the base model, and removes the pickle of Trainer's arguments."""
+        """Adds the tokenizer, names the base model, and removes the pickle of Trainer's arguments.
+
+        Raises IncompleteWeightsError for a folder that does not hold all weights of the model.
+        """
+        check_saved_weights(folder, model=self.trainer.model)
         (folder / ARGUMENTS_PICKLE).unlink(missing_ok=True)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
