@@ -19,7 +19,6 @@ from app.jobs.catalogue import built_in_catalogue
 from app.jobs.workers import GpuInfo, WorkerInfo, WorkerService
 from app.previews.service import PreviewService
 from app.settings import Settings
-from app.storage import Storage
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from worker.catalogue import load_catalogue
 from worker.celery_app import build_celery_app
@@ -127,9 +126,7 @@ def _build_preview_thread(settings: Settings, host: Host) -> PreviewThread:
     return PreviewThread(
         PreviewService(SessionFactory(build_engine(settings.database_url, pool_size=1)), settings=settings),
         worker_id=host.worker_id,
-        renderer=PreviewRenderer(
-            settings, storage=Storage(settings.storage_url), start_folder=host.start_folder, entry=host.preview_entry
-        ),
+        renderer=PreviewRenderer(settings, start_folder=host.start_folder, entry=host.preview_entry),
     )
 
 

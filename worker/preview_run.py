@@ -41,14 +41,12 @@ class Rendered:
 class PreviewRenderer:
     """Renders previews one after the other, each in a folder that is gone afterwards."""
 
-    def __init__(
-        self, settings: Settings, *, storage: Storage, start_folder: Path, entry: Sequence[str] = PREVIEW_ENTRY
-    ) -> None:
+    def __init__(self, settings: Settings, *, start_folder: Path, entry: Sequence[str] = PREVIEW_ENTRY) -> None:
         self._settings = settings
-        self._storage = storage
         self._start_folder = start_folder
         self._entry = entry
         self._root = settings.data_dir / _FOLDER
+        self._storage: Storage | None = None
 
     def render(self, claim: PreviewClaim, *, check: Callable[[], None]) -> Rendered:
         """Renders the preview; `check` is called often, and raises to give up: the process is gone then."""
@@ -98,17 +96,23 @@ class PreviewRenderer:
         if file.num_bytes > MAX_ROWS_BYTES:
             return self._bring_first_rows(file, path)
         try:
-            self._storage.fetch_file(file.storage_key, path)
+            self._open_storage().fetch_file(file.storage_key, path)
         except FileNotFoundError as error:
             raise _gone(file) from error
         if hash_file(path) != file.sha256:
             raise StepInputError(f"file: {file.id} is damaged in storage: its sha256 differs", param="file")
         return True
 
+    def _open_storage(self) -> Storage:
+        """At first use: its connections must not cross the forks of the pool's processes."""
+        if self._storage is None:
+            self._storage = Storage(self._settings.storage_url)
+        return self._storage
+
     def _bring_first_rows(self, file: FileRef, path: Path) -> bool:
         try:
             with path.open("wb") as rows:
-                for chunk in self._storage.read_range(file.storage_key, 0, MAX_ROWS_BYTES):
+                for chunk in self._open_storage().read_range(file.storage_key, 0, MAX_ROWS_BYTES):
                     rows.write(chunk)
         except FileNotFoundError as error:
             raise _gone(file) from error

@@ -30,13 +30,12 @@ secrets = json.loads(sys.stdin.readline())["secrets"]
 def build(tmp_path: Path) -> Callable[..., tuple[PreviewRenderer, PreviewClaim]]:
     """A renderer whose process runs these lines, and a claim on three rows."""
     settings = Settings(data_dir=tmp_path / "data", model_root=tmp_path / "models", plugins="p:r")
-    storage = Storage(settings.storage_url)
-    written = storage.write("files/file-1", [ROWS])
+    written = Storage(settings.storage_url).write("files/file-1", [ROWS])
 
     def build_renderer(lines: str, **config: str) -> tuple[PreviewRenderer, PreviewClaim]:
         program = tmp_path / "stub_preview.py"
         program.write_text(STUB + lines)
-        renderer = PreviewRenderer(settings, storage=storage, start_folder=tmp_path, entry=(str(program),))
+        renderer = PreviewRenderer(settings, start_folder=tmp_path, entry=(str(program),))
         return renderer, PreviewClaim(
             preview_id="preview-1",
             attempt=1,
