@@ -49,7 +49,11 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]] | str) -> Any:
     if isinstance(messages, str):
         return tokenizer(messages, return_tensors="pt", return_token_type_ids=False)
     if tokenizer.chat_template is None:
-        raise DataError("the tokenizer has no chat template, so that it cannot render messages")
+        message = (
+            "the tokenizer has no chat template, so that it cannot render messages; "
+            'set chat_template="chatml" or a template\'s Jinja text'
+        )
+        raise DataError(message, param="chat_template")
     return tokenizer.apply_chat_template(
         [dict(message) for message in messages], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )

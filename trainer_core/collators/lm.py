@@ -11,7 +11,11 @@ from trainer_core.types import RawSample
 
 
 class LMCollator(TokenCollator):
-    """Joins a sample's parts by the separator and learns every token of the text."""
+    """Joins a sample's parts by the separator and learns every token of the text.
+
+    Nothing is added but the special tokens that the tokenizer itself puts around a text: where it ends none, a document
+    that is to end in an end-of-text token holds that token's text.
+    """
 
     default_must_have_keys: ClassVar[tuple[str, ...]] = ("text_parts",)
 

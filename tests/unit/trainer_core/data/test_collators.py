@@ -203,3 +203,11 @@ def test_settings_reach_the_completion_collator() -> None:
 def test_an_unknown_collator_is_named_with_the_nearest() -> None:
     with pytest.raises(UnknownKeyError, match="did you mean 'completion'"):
         build_collator(Config(collator_key="completions"), TOKENIZERS[True])
+
+
+def test_plain_text_ends_in_an_end_of_text_where_the_tokenizer_or_the_text_says_so(bpe_tokenizer: Any) -> None:
+    collator = LMCollator(bpe_tokenizer, 64)
+    plain, ended = (collator([{"text_parts": [text]}])["labels"][0].tolist() for text in ("a cat", "a cat</s>"))
+    assert bpe_tokenizer.decode(plain[1:]) == "a cat"
+    assert plain[0] == -100
+    assert ended[-1] == bpe_tokenizer.eos_token_id
