@@ -23,7 +23,7 @@ from trainer_core.experiments.saving import FolderFinisher, save_final_weights
 from trainer_core.models.attention import check_flash_attention
 from trainer_core.models.bnb_layers import quantize_linear_layers
 from trainer_core.models.dtype import choose_dtype, get_dtype_name
-from trainer_core.models.fusing import fuse_trained_model, save_fused_model
+from trainer_core.models.fusing import fuse_adapter, fuse_trained_model, save_fused_model
 from trainer_core.models.kbit import prepare_for_kbit_training
 from trainer_core.models.loading import LoadingChoices, load_model
 from trainer_core.models.lora import attach_lora, build_lora_config
@@ -40,7 +40,13 @@ from trainer_core.trainers.data_checks import check_data
 from trainer_core.trainers.event_callback import EventCallback
 from trainer_core.trainers.lm import IGNORED_LABEL
 from trainer_core.trainers.optimizer_groups import adapt_create_optimizer
-from trainer_core.trainers.parallel import StrategyCallback, apply_fsdp_on_cpu, check_parallel
+from trainer_core.trainers.parallel import (
+    StrategyCallback,
+    apply_fsdp_on_cpu,
+    check_parallel,
+    is_sharded,
+    stop_sharding_loads,
+)
 from trainer_core.trainers.running import run_training
 from trainer_core.trainers.stop_callback import StopCallback
 from trainer_core.trainers.tracking.building import build_tracking_callback, check_trackers
@@ -279,7 +285,12 @@ class Experiment(HubPushing, ExperimentHooks):
         """
         if not isinstance(self.model, PeftModel):
             raise TypeError("there is no adapter to fuse: self.model is not a PeftModel")
-        self.model = fuse_trained_model(self.model, config=self.config, adapter=self.output_dir)
+        if self.trainer is not None and is_sharded(self.trainer):
+            stop_sharding_loads()
+            if self.is_main_process:
+                self.model = fuse_adapter(self.config, adapter=self.output_dir)
+        else:
+            self.model = fuse_trained_model(self.model, config=self.config, adapter=self.output_dir)
         if self.is_main_process:
             folder = Path(self.config.resolved_fused_path)
             fused = save_fused_model(
@@ -386,7 +397,9 @@ class Experiment(HubPushing, ExperimentHooks):
         if self._stop_callback.has_stopped:
             step = trainer.state.global_step
             raise StepInterrupted(f"stopped after step {step} of {trainer.state.max_steps}, with a checkpoint")
-        self.result = save_final_weights(trainer, finisher=self._finisher, output_dir=self.output_dir)
+        self.result = save_final_weights(
+            trainer, finisher=self._finisher, output_dir=self.output_dir, checkpoint=checkpoint
+        )
 
     def _find_checkpoint(self) -> Path | None:
         return newest_complete_checkpoint(self.output_dir) if self.resumes else None

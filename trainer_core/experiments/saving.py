@@ -1,5 +1,6 @@
 """What is saved at the end of a training, and what belongs into every folder of saved weights."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from trainer_core.checkpoints import MARKER, mark_complete, mark_incomplete
 from trainer_core.context import ArtifactFolder, ArtifactName, StepResult
 from trainer_core.models.adapter_files import name_base_model
 from trainer_core.trainers.checkpoint_callback import ARGUMENTS_PICKLE
+from trainer_core.trainers.parallel import is_prepared
 from trainer_core.trainers.saved_weights import check_saved_weights
 from trainer_core.types import JsonValue
+
+_WEIGHTS_AND_SETTINGS = ("*.safetensors", "*.safetensors.index.json", "*config.json", "README.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,19 @@ class FolderFinisher:
         name_base_model(folder, loaded_from=self.model_name, model_id=self.model_id)
 
 
-def save_final_weights(trainer: Trainer, *, finisher: FolderFinisher, output_dir: Path) -> StepResult:
-    """Saves adapter or model and tokenizer into `output_dir` itself, and tells what was made. Runs on every rank."""
+def save_final_weights(
+    trainer: Trainer, *, finisher: FolderFinisher, output_dir: Path, checkpoint: Path | None = None
+) -> StepResult:
+    """Saves adapter or model and tokenizer into `output_dir` itself, and tells what was made. Runs on every rank.
+
+    `checkpoint` is what the training went on from; a sharded training that had ended there has its weights only there.
+    """
     if trainer.is_world_process_zero():
         mark_incomplete(output_dir)
-    trainer.save_model(str(output_dir))
+    if is_prepared(trainer):
+        trainer.save_model(str(output_dir))
+    elif checkpoint is not None and trainer.is_world_process_zero():
+        _copy_weights(checkpoint, output_dir)
     if not trainer.is_world_process_zero():
         return StepResult()
     finisher.finish(output_dir)
@@ -55,6 +67,12 @@ def save_final_weights(trainer: Trainer, *, finisher: FolderFinisher, output_dir
     return StepResult(
         artifacts=(ArtifactFolder(name=saved.name, root=saved.root, files=files),), facts=_collect_facts(trainer)
     )
+
+
+def _copy_weights(checkpoint: Path, output_dir: Path) -> None:
+    for pattern in _WEIGHTS_AND_SETTINGS:
+        for path in checkpoint.glob(pattern):
+            shutil.copyfile(path, output_dir / path.name)
 
 
 def _collect_facts(trainer: Trainer) -> dict[str, JsonValue]:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import socket
 from typing import Any
 
 import torch
@@ -108,14 +107,20 @@ def _replace_optimizer(optimizer: str, *, config: Config, events: EventSink) -> 
 
 
 def _become_group_of_one(port: int) -> None:
-    with socket.socket() as probe:
-        try:
-            probe.bind((_LOOPBACK, port))
-        except OSError:
-            # Another job of this host meets there: alone, any port will do.
-            probe.bind((_LOOPBACK, 0))
-        port = int(probe.getsockname()[1])
-    os.environ.update(MASTER_ADDR=_LOOPBACK, MASTER_PORT=str(port), RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    """Meets itself at the port, or at a free one where another process of this host has taken that: alone, any will do.
+
+    The group is made at once: between a look at a port and its use another process may take it.
+    """
+    try:
+        store = torch.distributed.TCPStore(_LOOPBACK, port, world_size=1, is_master=True)
+    except (torch.distributed.DistNetworkError, RuntimeError):
+        store = torch.distributed.TCPStore(_LOOPBACK, 0, world_size=1, is_master=True)
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ.update(place, MASTER_ADDR=_LOOPBACK, MASTER_PORT=str(store.port))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(0)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
 def _prepare_for_cpu() -> None:
@@ -164,6 +169,28 @@ def describe_strategy(model: nn.Module) -> str:
     if isinstance(model, FSDPModule):
         return "fsdp"
     return "ddp" if isinstance(model, DistributedDataParallel) else "single"
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether each process holds a part of the weights only, once they are prepared."""
+    if trainer.is_fsdp_enabled:
+        return True
+    settings = getattr(trainer.args, "hf_deepspeed_config", None)
+    return bool(settings is not None and settings.is_zero3())
+
+
+def is_prepared(trainer: Trainer) -> bool:
+    """Whether DeepSpeed or FSDP, where one of them is to train, has taken the model over."""
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        return True
+    return describe_strategy(trainer.model_wrapped) != "single"
+
+
+def stop_sharding_loads() -> None:
+    """Has models that are loaded from now on come whole: with ZeRO's stage 3 they come in shards."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 class StrategyCallback(TrainerCallback):  # type: ignore[misc]

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import torch
 from transformers import Trainer, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
+from transformers.training_args import OptimizerNames
 
+from trainer_core.trainers.parallel import is_prepared
 from trainer_core.trainers.tracking.callback import TrackingCallback
 
 
@@ -30,9 +33,12 @@ def _run(trainer: Trainer, *, resume_from: Path | None) -> None:
         return
     state = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
     if state.global_step >= _count_total_steps(trainer):
-        # Trainer would take one step more than asked for.
-        trainer._load_from_checkpoint(str(resume_from))
+        # Trainer would take one step more than asked for. Shards cannot be loaded before they are made: what is saved
+        # in the end is then the checkpoint's own.
+        if is_prepared(trainer):
+            trainer._load_from_checkpoint(str(resume_from))
         trainer.state = state
+        _load_averages(trainer, checkpoint=resume_from)
         return
     trainer.train(resume_from_checkpoint=str(resume_from))
 
@@ -40,6 +46,13 @@ def _run(trainer: Trainer, *, resume_from: Path | None) -> None:
 def _count_total_steps(trainer: Trainer) -> int:
     values = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     return int(values[-1])
+
+
+def _load_averages(trainer: Trainer, *, checkpoint: Path) -> None:
+    """What `_take_averaged_weights` needs of a training that had ended before."""
+    if str(OptimizerNames(trainer.args.optim).value).startswith("schedule_free"):
+        optimizer = trainer.create_optimizer()
+        optimizer.load_state_dict(torch.load(checkpoint / OPTIMIZER_NAME, weights_only=True))
 
 
 def _take_averaged_weights(trainer: Trainer) -> None:
