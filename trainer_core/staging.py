@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -163,6 +164,7 @@ def _stage(source: _Source, config: Config) -> str:
 def _download(source: _Source, *, token: str | None) -> str:
     for pause in (*_PAUSES_SECONDS, None):
         try:
+            _check_readable(source, token=token)
             folder: str = snapshot_download(
                 source.name,
                 revision=source.revision,
@@ -176,6 +178,21 @@ def _download(source: _Source, *, token: str | None) -> str:
                 raise _translate(error, source) from error
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
+
+
+def _check_readable(source: _Source, *, token: str | None) -> None:
+    """Raises what the hub answers to whoever may not read the repository.
+
+    The client alone would hand out what lies in the cache, where another token, of another user, has brought it.
+    """
+    try:
+        HfApi().model_info(source.name, revision=source.revision, token=token)
+    except HfHubHTTPError as error:
+        if not _is_transient(error.response.status_code):
+            raise
+    except (httpx.HTTPError, OfflineModeIsEnabled):
+        # No answer at all: then the cache has to do.
+        return
 
 
 def _may_pass(error: Exception) -> bool:

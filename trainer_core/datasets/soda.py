@@ -33,12 +33,21 @@ class SodaDataset(BaseDataset):
 
     @classmethod
     def get_data(cls, config: Config) -> Data | None:
-        """Downloads the splits train and test; a dialogue that occurs twice, in either, is kept once."""
+        """Downloads the splits train and test at one commit; a dialogue that occurs twice, in either, is kept once.
+
+        Raises DataError when the hub refuses, NetworkError when it does not answer.
+        """
         import datasets
+
+        from trainer_core.datasets.hub_revision import pin_revision
 
         seen: set[Any] = set()
         token = config.huggingface_hub_token
-        train, test = (datasets.load_dataset(REPOSITORY, split=split, token=token) for split in ("train", "test"))
+        revision = pin_revision(REPOSITORY, token=token)
+        train, test = (
+            datasets.load_dataset(REPOSITORY, split=split, token=token, revision=revision)
+            for split in ("train", "test")
+        )
         return _without_repeats(train, seen), _without_repeats(test, seen)
 
     def configure(self, config: Config) -> None:

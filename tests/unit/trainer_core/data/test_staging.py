@@ -193,7 +193,26 @@ def test_a_hub_that_refuses_or_is_ill_ends_in_an_error_that_names_the_option(
     for answer, (fault, code, words) in zip(answers, cases.values(), strict=True):
         assert (answer["code"], answer["param"]) == (code, "model_name_or_path"), fault
         assert words in answer["message"]
-        assert 99 - fault.times == (3 if code == "network" else 1), "one that is ill is asked again, a few times"
+        assert 99 - fault.times == (6 if code == "network" else 1), "one that is ill is asked again, a few times"
+
+
+def test_what_another_token_has_fetched_is_not_given_to_whoever_may_not_read_it(
+    hub: FakeHub, stage: Stage, tiny_model: Path
+) -> None:
+    sha = hub.add_commit("acme/private", tiny_model, token="hub-secret")
+    config = {"model_name_or_path": "acme/private"}
+
+    known, *unknown = stage(
+        {**config, "huggingface_hub_token": "hub-secret"},
+        config,
+        {**config, "model_revision": sha},
+        {**config, "huggingface_hub_token": "hub-other"},
+    )
+
+    assert known["revisions"] == {"acme/private": sha}
+    assert [(answer.get("code"), answer.get("param")) for answer in unknown] == [
+        ("model_not_loadable", "model_name_or_path")
+    ] * 3
 
 
 def test_a_hub_that_stumbles_is_asked_again(hub: FakeHub, stage: Stage, tiny_model: Path) -> None:

@@ -123,9 +123,7 @@ def test_rights_are_checked_before_the_model_is_loaded(hub_here: FakeHub, make_c
         train(make_config(**wrong), make_dataset())
 
 
-def test_steps_that_only_fuse_push_to_the_models_own_repository(
-    hub_here: FakeHub, make_config, tmp_path: Path
-) -> None:
+def test_steps_that_only_fuse_push_to_the_models_own_repository(hub_here: FakeHub, make_config, tmp_path: Path) -> None:
     train(make_config(max_steps=1), make_dataset())
     adapter = tmp_path / "adapter"
     (tmp_path / "outputs").rename(adapter)
@@ -192,9 +190,7 @@ def test_an_experiment_pushes_when_it_is_asked(hub_here: FakeHub, make_config, t
         experiment.push_to_hub(repo_id="acme/asked", safe_serialization=False)
 
 
-def test_while_one_checkpoint_is_pushed_only_the_newest_waits(
-    hub_here: FakeHub, make_config, tmp_path: Path
-) -> None:
+def test_while_one_checkpoint_is_pushed_only_the_newest_waits(hub_here: FakeHub, make_config, tmp_path: Path) -> None:
     import torch
 
     pusher = connect_script(make_config(push_to_hub=True, hub_model_id="acme/adapter"), (Step.TRAIN,))
@@ -228,7 +224,10 @@ def test_the_token_comes_from_field_environment_file_and_login_in_this_order(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     # The saved login is a file in the home folder, which is found once, when the library is imported.
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_login")
-    found = [find_script_token(Config(path_to_env_file=None)), find_script_token(Config(path_to_env_file=str(env_file)))]
+    found = [
+        find_script_token(Config(path_to_env_file=None)),
+        find_script_token(Config(path_to_env_file=str(env_file))),
+    ]
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_environment")
     found.append(find_script_token(Config(path_to_env_file=str(env_file))))
     found.append(find_script_token(Config(path_to_env_file=str(env_file), huggingface_hub_token="hf_field")))
@@ -245,13 +244,11 @@ def test_a_hub_that_is_switched_off_is_told_before_training(make_config, monkeyp
         connect_script(make_config(push_to_hub=True, hub_model_id="acme/adapter"), (Step.TRAIN,))
 
 
-def test_a_hub_that_is_away_is_told_before_training(
-    make_config, monkeypatch: pytest.MonkeyPatch, fast_retries
-) -> None:
+def test_a_hub_that_is_away_is_told_before_training(make_config, monkeypatch: pytest.MonkeyPatch, fast_retries) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(NetworkError, match="127.0.0.1:9"):
+    with pytest.raises(NetworkError, match=r"127\.0\.0\.1:9"):
         connect_script(make_config(push_to_hub=True, hub_model_id="acme/adapter"), (Step.TRAIN,))
 
 
