@@ -1,9 +1,11 @@
 """What lies in a folder with a LoRA adapter, and whether it is worth merging."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +14,8 @@ from trainer_core.checkpoints import ADAPTER_CONFIG
 from trainer_core.errors import FuseError, ModelLoadError
 
 WEIGHTS = "adapter_model.safetensors"
+PARAM = "lora_model_local_path"
+_FIRST_MATRIX = re.compile(r"lora_(embedding_)?A|lora_magnitude_vector")
 _ABSOLUTE_BASE_FILES = (ADAPTER_CONFIG, "README.md")
 
 
@@ -22,31 +26,70 @@ class AdapterFacts:
     shapes: dict[str, tuple[int, ...]]
     """Shape by the tensor's name in the file."""
     changes_nothing: bool
-    """All `lora_B` are zero, as before the first step: merging gives back the base."""
+    """Nothing but zeros is added to the base, as before the first step: merging gives back the base."""
+    keeps_tying: bool
+    """The head, trained whole, still shared its weight with the embeddings."""
+    base_name: str | None
+    """The base that the adapter says it was trained on."""
 
 
 def read_adapter(folder: Path) -> AdapterFacts:
-    """Reads every tensor once. Raises ModelLoadError for a folder without an adapter, FuseError for one that is empty
-    or holds values that are not finite."""
-    if not (folder / ADAPTER_CONFIG).is_file():
-        raise ModelLoadError(
-            f"{folder} holds no LoRA adapter: it has no {ADAPTER_CONFIG}", param="lora_model_local_path"
-        )
+    """Reads every tensor once. Raises ModelLoadError for a folder without an adapter or with settings that cannot be
+    read, FuseError for an adapter that is empty, holds values that are not finite, or is not what its settings say."""
+    settings = _read_settings(folder)
     if not (folder / WEIGHTS).is_file():
         message = f"{folder} has no {WEIGHTS}; adapters are read from safetensors files only"
-        raise ModelLoadError(message, param="lora_model_local_path")
+        raise ModelLoadError(message, param=PARAM)
     shapes: dict[str, tuple[int, ...]] = {}
     changes_nothing = True
     for name, tensor in _iterate_tensors(folder / WEIGHTS):
+        if tensor.numel() == 0:
+            message = f"the adapter in {folder} is empty ({name} has no values): it was saved by a part of a model only"
+            raise FuseError(message, param=PARAM)
         if not torch.isfinite(tensor).all():
             message = f"the adapter in {folder} holds values that are not finite ({name}): its training has diverged"
-            raise FuseError(message, param="lora_model_local_path")
+            raise FuseError(message, param=PARAM)
         shapes[name] = tuple(tensor.shape)
-        if "lora_A" not in name and "lora_embedding_A" not in name and bool(tensor.any()):
+        if not _FIRST_MATRIX.search(name) and bool(tensor.any()):
             changes_nothing = False
     if not shapes:
-        raise FuseError(f"the adapter in {folder} is empty: it has no weights", param="lora_model_local_path")
-    return AdapterFacts(shapes=shapes, changes_nothing=changes_nothing)
+        raise FuseError(f"the adapter in {folder} is empty: it has no weights", param=PARAM)
+    _check_rank(settings, shapes, folder=folder)
+    return AdapterFacts(
+        shapes=shapes,
+        changes_nothing=changes_nothing,
+        keeps_tying=bool(settings.get("ensure_weight_tying")),
+        base_name=settings.get("base_model_name_or_path"),
+    )
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        raise ModelLoadError(f"{folder} holds no LoRA adapter: it has no {ADAPTER_CONFIG}", param=PARAM)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}", param=PARAM) from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("r", 8), int):
+        raise ModelLoadError(f"{path} does not hold an adapter's settings", param=PARAM)
+    if settings.get("peft_type") != "LORA":
+        message = f"{folder} holds an adapter of the type {settings.get('peft_type')!r}; only LoRA adapters are fused"
+        raise FuseError(message, param=PARAM)
+    return settings
+
+
+def _check_rank(settings: dict[str, Any], shapes: dict[str, tuple[int, ...]], *, folder: Path) -> None:
+    """Adapters on parameters stack a rank for each expert, and patterns give layers ranks of their own."""
+    if settings.get("rank_pattern") or settings.get("target_parameters"):
+        return
+    for name, shape in shapes.items():
+        if name.endswith("lora_A.weight") and len(shape) == 2 and shape[0] != settings.get("r", 8):
+            message = (
+                f"the adapter in {folder} does not fit its own settings: {ADAPTER_CONFIG} says rank "
+                f"{settings.get('r', 8)}, {name} has {shape[0]}; give the files of one training"
+            )
+            raise FuseError(message, param=PARAM)
 
 
 def name_base_model(folder: Path, *, loaded_from: str, model_id: str | None) -> None:
@@ -68,4 +111,4 @@ def _iterate_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 yield name, file.get_tensor(name)
     except SafetensorError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error}", param="lora_model_local_path") from error
+        raise ModelLoadError(f"{path} cannot be read: {error}", param=PARAM) from error

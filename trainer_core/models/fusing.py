@@ -1,6 +1,7 @@
 """Merging a LoRA adapter into its base, and saving the whole model."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
     """Merges the adapter in the folder into `base`, which is changed, and returns the plain model."""
     _fit_embeddings(base, facts)
     _untie_targeted_embeddings(base, facts)
-    with load_errors(f"the adapter in {adapter}", param="lora_model_local_path"):
+    with load_errors(f"the adapter in {adapter}", param="lora_model_local_path"), warnings.catch_warnings():
         try:
+            # Of names that peft does not know: such weights are tied again below.
+            warnings.filterwarnings("ignore", message=".*ensure_weight_tying")
             model = PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False)
         except RuntimeError as error:
             first_mismatches = " ".join(str(error).split("\n\t")[1:3])
@@ -52,6 +55,8 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
             raise FuseError(message, param="lora_model_local_path") from error
     _check_adapter_fits(model, facts, adapter=adapter)
     merged = _merge(model)
+    if facts.keeps_tying:
+        _tie_again(merged)
     repair_generation_config(merged)
     return merged  # type: ignore[no-any-return]
 
@@ -111,13 +116,21 @@ def _untie_targeted_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> No
     """An adapter on the head alone, merged into a weight that the embeddings share, would change these too."""
     head = _get_head(base)
     embeddings: Any = base.get_input_embeddings()
-    if head is None or head.weight is not embeddings.weight:
+    if head is None or head.weight is not embeddings.weight or facts.keeps_tying:
         return
     names = [name for name in (_find_name(base, head), _find_name(base, embeddings)) if name]
     if any(f".{name}." in key for name in names for key in facts.shapes):
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         base.config.tie_word_embeddings = False
         base.all_tied_weights_keys = {}
+
+
+def _tie_again(model: Any) -> None:
+    """peft gives head and embeddings equal weights of their own where it does not know how the model names them."""
+    head, embeddings = _get_head(model), model.get_input_embeddings()
+    if head.weight is not embeddings.weight and torch.equal(head.weight, embeddings.weight):
+        head.weight = embeddings.weight
+        model.config.tie_word_embeddings = True
 
 
 def _get_head(model: PreTrainedModel) -> Any:
@@ -130,12 +143,14 @@ def _find_name(model: nn.Module, wanted: Any) -> str | None:
 
 def _check_adapter_fits(model: PeftModel, facts: AdapterFacts, *, adapter: Path) -> None:
     """peft only warns about weights that it found no place for, or no weights for."""
-    expected = {name for name in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in name}
-    found = {name for name in facts.shapes if "lora_" in name}
-    if expected != found:
-        examples = ", ".join(sorted(expected ^ found)[:3])
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    missing = expected - set(facts.shapes)
+    # Whole embeddings may lie beside an adapter that has none on them.
+    unused = {name for name in facts.shapes if "lora_" in name} - expected
+    if missing or unused:
+        examples = ", ".join(sorted(missing | unused)[:3])
         message = (
-            f"the adapter in {adapter} does not fit the base: {len(found - expected)} of its weights have no layer, "
-            f"{len(expected - found)} layers no weights ({examples}); give the base it was trained on"
+            f"the adapter in {adapter} does not fit the base: {len(unused)} of its weights have no layer, "
+            f"{len(missing)} layers no weights ({examples}); give the base it was trained on"
         )
         raise FuseError(message, param="model_name_or_path")

@@ -1,7 +1,6 @@
 """LoRA: what the Config asks of the adapter, and putting it onto a model."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from trainer_core.models.decomposed_model import attach_decomposed
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.lora_targets import find_lora_targets, find_modules_to_save, find_target_parameters, is_named
 
+_HEAD = "lm_head"
 _DATA_DRIVEN_INITS = ("eva", "corda", "lora_ga", "mica")
 
 
 def build_lora_config(model: PreTrainedModel, *, config: Config) -> LoraConfig:
     """The adapter that the Config asks for on this model. Raises ConfigError naming what exists for unknown targets."""
-    saved = find_modules_to_save(model, wanted=config.modules_to_save or [])
+    saved, keeps_tying = _tie(model, find_modules_to_save(model, wanted=config.modules_to_save or []))
     targets = find_lora_targets(model, wanted=config.lora_target_modules, besides=saved)
     lora_config = LoraConfig(
         r=config.lora_rank,
@@ -37,8 +37,7 @@ def build_lora_config(model: PreTrainedModel, *, config: Config) -> LoraConfig:
         use_rslora=config.use_rslora,
         # Conv1D (GPT-2) keeps its weight transposed; peft corrects this itself, but warns when it was not told.
         fan_in_fan_out=_targets_conv1d(model, targets),
-        # A layer that shares its weight with another stays tied to it while it is trained whole.
-        ensure_weight_tying=_are_tied(model, saved),
+        ensure_weight_tying=keeps_tying,
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
@@ -90,10 +89,15 @@ def set_orthogonal_weights(model: nn.Module) -> None:
             b_OR.copy_(torch.randn(b_OR.shape[0], rank // 2) @ rows[1::2] / 10)
 
 
-def _are_tied(model: PreTrainedModel, saved: Sequence[str]) -> bool:
+def _tie(model: PreTrainedModel, saved: list[str]) -> tuple[list[str], bool]:
+    """What peft is to save, and whether tied: where head and embeddings share a weight, training one whole trains
+    both. peft ties from the head."""
     tied: Any = model.all_tied_weights_keys
     names = {key.removesuffix(".weight") for pair in tied.items() for key in pair}
-    return any(is_named(name, each) for name in names for each in saved)
+    others = [each for each in saved if not any(is_named(name, each) for name in names)]
+    if _HEAD in names and others != saved:
+        return sorted([*others, _HEAD]), True
+    return saved, False
 
 
 def _targets_conv1d(model: PreTrainedModel, targets: list[str] | str) -> bool:

@@ -42,6 +42,7 @@ def _fuse(config: Config, *, adapter: Path, context: StepContext) -> StepResult:
         if facts.changes_nothing:
             message = "the adapter's weights are as before the first step: the fused model equals its base"
             context.events.emit("warning", level="warning", message=message, data={"adapter": str(adapter)})
+        _warn_of_another_base(facts.base_name, config=config, context=context)
         choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize")
         base = load_model(config, choices=choices)
         dtype = get_dtype_name(base.dtype)
@@ -57,6 +58,20 @@ def _fuse(config: Config, *, adapter: Path, context: StepContext) -> StepResult:
         artifacts=(artifact,),
         facts={"dtype": dtype, "num_parameters": model.num_parameters(), "num_adapter_tensors": len(facts.shapes)},
     )
+
+
+def _warn_of_another_base(trained_on: str | None, *, config: Config, context: StepContext) -> None:
+    """Bases of one shape cannot be told apart by the adapter's weights, only by the name it carries."""
+    names = {config.model_name_or_path, context.model_id}
+    is_known = trained_on is None or trained_on in names or Path(trained_on).is_absolute()
+    if is_known or Path(config.model_name_or_path).name == Path(str(trained_on)).name:
+        return
+    message = (
+        f"the adapter says that it was trained on {trained_on!r}, and is fused into "
+        f"{context.model_id or config.model_name_or_path!r}; give the base it was trained on as model_name_or_path"
+    )
+    data = {"param": "model_name_or_path", "trained_on": trained_on}
+    context.events.emit("warning", level="warning", message=message, data=data)
 
 
 def find_adapter(config: Config, *, context: StepContext, in_job: bool) -> Path:

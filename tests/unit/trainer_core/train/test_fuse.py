@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.tiny_models import build_tiny_gpt2, build_tiny_llama
+from tests.support.tiny_models import build_tiny_gpt2, build_tiny_llama, build_tiny_model
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_logits, make_dataset
 from trainer_core.checkpoints import mark_complete
 from trainer_core.config import Config
@@ -19,6 +19,7 @@ from trainer_core.context import StepContext
 from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, FuseError, ModelLoadError, StepInputError
 from trainer_core.job_spec import StepInputs
+from trainer_core.models.lora import attach_lora, build_lora_config
 from trainer_core.steps.fuse import find_adapter, fuse
 from trainer_core.steps.train import train
 
@@ -126,11 +127,25 @@ def damage(trained: Path, folder: Path, change: Callable[[dict[str, torch.Tensor
     ("change", "match"),
     [
         (lambda weights: {}, "empty"),
+        (lambda weights: {name: weight[:0] for name, weight in weights.items()}, "empty .*has no values"),
+        (lambda weights: {name: weight / 0 for name, weight in weights.items()}, "not finite"),
+        (
+            lambda weights: {n: w[:4] if "lora_A" in n else w[:, :4].contiguous() for n, w in weights.items()},
+            "says rank 8, .* has 4",
+        ),
         (lambda weights: {name: weight * float("nan") for name, weight in weights.items()}, "not finite"),
         (lambda weights: dict(list(weights.items())[2:]), "does not fit"),
-        (lambda weights: {name: weight.repeat(2, 2) for name, weight in weights.items()}, "does not fit"),
+        (lambda weights: {n: w.repeat(*((1, 2) if "A" in n else (2, 1))) for n, w in weights.items()}, "does not fit"),
     ],
-    ids=["empty", "nan", "a layer without weights", "another base's shapes"],
+    ids=[
+        "empty",
+        "tensors without values",
+        "infinite",
+        "rank",
+        "nan",
+        "a layer without weights",
+        "another base's shapes",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 def test_a_damaged_adapter_is_refused(
@@ -195,3 +210,87 @@ def test_a_16_bit_base_stays_in_its_own_format_on_the_cpu(
     fuse(make_config(model_name_or_path=str(folder), lora_model_local_path=str(trained)))
     settings = json.loads((tmp_path / "outputs" / "fused" / "config.json").read_text())
     assert settings["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "match"),
+    [
+        ("{", ModelLoadError, "cannot be read"),
+        ("[1]", ModelLoadError, "does not hold an adapter's settings"),
+        ('{"r": "eight", "peft_type": "LORA"}', ModelLoadError, "does not hold an adapter's settings"),
+        ('{"peft_type": "PROMPT_TUNING"}', FuseError, "only LoRA adapters are fused"),
+        ("{}", FuseError, "type None"),
+    ],
+)
+def test_settings_of_an_adapter_that_cannot_be_read_are_told_before_the_base_is_loaded(
+    make_config: MakeConfig, trained: Path, tmp_path: Path, text: str, error: type[Exception], match: str
+) -> None:
+    folder = damage(trained, tmp_path / "damaged", dict)
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(error, match=match):
+        fuse(make_config(model_name_or_path="/does/not/exist", lora_model_local_path=str(folder)))
+
+
+def test_an_adapter_file_that_is_cut_off_is_told(make_config: MakeConfig, trained: Path, tmp_path: Path) -> None:
+    folder = damage(trained, tmp_path / "damaged", dict)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        fuse(make_config(lora_model_local_path=str(folder)))
+
+
+@pytest.mark.parametrize(("named", "is_told"), [("owner/other", True), ("owner/base", False), ("/a/folder", False)])
+def test_an_adapter_that_names_another_base_is_fused_with_a_warning(
+    make_config: MakeConfig,
+    trained: Path,
+    tmp_path: Path,
+    context: StepContext,
+    events: RecordedEvents,
+    named: str,
+    is_told: bool,
+) -> None:
+    folder = damage(trained, tmp_path / "copy", dict)
+    settings = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": named}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    base = build_tiny_llama(tmp_path / "base")
+    fuse(make_config(lora_model_local_path=str(folder), model_name_or_path=str(base)), context=context)
+    assert ("trained on 'owner/other'" in events.messages("warning")) is is_told
+
+
+def test_a_base_in_several_files_is_fused(make_config: MakeConfig, trained: Path, tmp_path: Path) -> None:
+    base = build_tiny_llama(tmp_path / "base")
+    whole = AutoModelForCausalLM.from_pretrained(base)
+    (base / "model.safetensors").unlink()
+    whole.save_pretrained(base, max_shard_size="300KB")
+    assert len(list(base.glob("model-*.safetensors"))) > 2
+    config = make_config(model_name_or_path=str(base), lora_model_local_path=str(trained))
+    fuse(config)
+    fused = AutoModelForCausalLM.from_pretrained(config.resolved_fused_path)
+    with_adapter = PeftModel.from_pretrained(whole, trained)
+    torch.testing.assert_close(get_logits(fused), get_logits(with_adapter), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "module"), [("llama", "embed_tokens"), ("llama", "lm_head"), ("gpt2", "wte"), ("opt", "lm_head")]
+)
+@pytest.mark.parametrize("max_shard_size", ["10GB", "100KB"])
+def test_a_tied_head_that_was_trained_whole_stays_tied(
+    make_config: MakeConfig, tmp_path: Path, family: str, module: str, max_shard_size: str
+) -> None:
+    folder = build_tiny_model(tmp_path / "base", family=family, tie_word_embeddings=True)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    config = make_config(
+        model_name_or_path=str(folder), apply_lora=True, modules_to_save=module, max_shard_size=max_shard_size
+    )
+    model: Any = attach_lora(base, lora_config=build_lora_config(base, config=config), config=config)
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data.add_(torch.randn_like(parameter) / 10)
+    model.save_pretrained(config.output_dir)
+    mark_complete(Path(config.output_dir))
+    fuse(config)
+    fused = AutoModelForCausalLM.from_pretrained(config.resolved_fused_path)
+    assert fused.config.tie_word_embeddings
+    assert fused.get_output_embeddings().weight is fused.get_input_embeddings().weight
+    assert (get_logits(fused) - get_logits(AutoModelForCausalLM.from_pretrained(folder))).abs().max() > 0.01
+    torch.testing.assert_close(get_logits(fused), get_logits(model), atol=1e-4, rtol=0)
