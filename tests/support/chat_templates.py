@@ -130,6 +130,20 @@ LLAMA2_LIKE = """\
 {%- endfor %}"""
 """No prompt, and blanks around answers."""
 
+HARMONY_LIKE = """\
+{{- '<|start|>system<|message|>Be helpful.<|end|>' }}
+{%- for m in messages %}
+{%- if m['role'] == 'assistant' %}
+{{- '<|start|>assistant' }}
+{%- if m.thinking and loop.last %}
+{{- '<|channel|>analysis<|message|>' + m.thinking + '<|end|><|start|>assistant' }}
+{%- endif %}
+{{- '<|channel|>final<|message|>' + m['content'] + ('<|return|>' if loop.last else '<|end|>') }}
+{%- else %}{{ '<|start|>' + m['role'] + '<|message|>' + m['content'] + '<|end|>' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"""
+"""The last answer ends in a token of its own, and alone shows its reasoning."""
+
 MARKED_WITHOUT_END = """\
 {%- for m in messages %}
 {%- if m['role'] == 'assistant' %}
@@ -163,6 +177,10 @@ SPECIAL_TOKENS = (
     "<|end|>",
     "<|User|>",
     "<|Assistant|>",
+    "<|start|>",
+    "<|message|>",
+    "<|channel|>",
+    "<|return|>",
     "<|call|>",
     "<|end_call|>",
 )

@@ -126,7 +126,22 @@ class AnswerSpans:
         for end in range(len(common), 0, -1):
             if common[:end].endswith(self._added_tokens):
                 return region.end + end
-        raise self._undecided(index)
+        return region.end + self._find_other_closing(index, closing, following)
+
+    def _find_other_closing(self, index: int, closing: str, following: str) -> int:
+        """The length of a token that ends turns where another one ends the last; it must not be what begins one."""
+        opening = ""
+        if self._has_prompt and index:
+            prompt, before = (self._try_render(index, add_generation_prompt=flag) or "" for flag in (True, False))
+            opening = self._find_token(prompt[_count_common(prompt, before) :])
+        token = self._find_token(following)
+        if not (opening and token and self._find_token(closing)) or token == opening:
+            raise self._undecided(index)
+        return len(token)
+
+    def _find_token(self, text: str) -> str:
+        """The added token that the text starts with; empty: none."""
+        return max((token for token in self._added_tokens if text.startswith(token)), key=len, default="")
 
     def _end_with(self, index: int) -> "AnswerSpans | None":
         """The spans of the conversation in which this message is the last; None: the template refuses it."""

@@ -34,6 +34,7 @@ RENDERERS = {
         "PHI3_LIKE",
         "DEEPSEEK_LIKE",
         "LLAMA2_LIKE",
+        "HARMONY_LIKE",
         "MARKED_WITHOUT_END",
         "MIXED_TURNS",
     )
@@ -84,6 +85,13 @@ TOOL_TALK = [
         ("PHI3_LIKE", ["Hi, Bob.<|end|>", "it reads<|end|>\n</s>"]),
         ("DEEPSEEK_LIKE", ["Hi, Bob.</s>", "it reads</s>"]),
         ("LLAMA2_LIKE", ["Hi, Bob. </s>", "it reads </s>"]),
+        (
+            "HARMONY_LIKE",
+            [
+                "<|channel|>final<|message|>Hi, Bob.<|end|>",
+                "<|channel|>final<|message|>it reads<|return|>",
+            ],
+        ),
         ("MARKED_WITHOUT_END", ["Hi, Bob.<|im_end|>", "it reads<|im_end|>"]),
     ],
 )
@@ -152,6 +160,11 @@ def test_reasoning_is_learned_where_the_template_shows_it() -> None:
     assert list_learned_texts(RENDERERS["QWEN3_LIKE"], messages)[1] == THINKING + "<|im_end|>"
     apart = [*TALK[:3], say("assistant", "it reads", reasoning_content="hm")]
     assert list_learned_texts(RENDERERS["QWEN3_LIKE"], apart)[1] == THINKING + "<|im_end|>"
+    thinking = [TALK[0], say("assistant", "Hi", thinking="a"), TALK[2], say("assistant", "it reads", thinking="hm")]
+    assert list_learned_texts(RENDERERS["HARMONY_LIKE"], thinking) == [
+        "<|channel|>final<|message|>Hi<|end|>",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>it reads<|return|>",
+    ]
     # Of an earlier answer the template drops it: what stands there is learned.
     earlier = [TALK[0], say("assistant", THINKING), *TALK[2:]]
     assert list_learned_texts(RENDERERS["QWEN3_LIKE"], earlier)[0] == "it reads<|im_end|>"
@@ -234,7 +247,17 @@ questions = st.text(LETTERS_OF_OTHERS, min_size=1, max_size=12).filter(lambda te
 
 
 @pytest.mark.parametrize(
-    "template", ["QWEN3_LIKE", "LLAMA3_LIKE", "MISTRAL_LIKE", "GEMMA_LIKE", "PHI3_LIKE", "DEEPSEEK_LIKE", "LLAMA2_LIKE"]
+    "template",
+    [
+        "QWEN3_LIKE",
+        "LLAMA3_LIKE",
+        "MISTRAL_LIKE",
+        "GEMMA_LIKE",
+        "PHI3_LIKE",
+        "DEEPSEEK_LIKE",
+        "LLAMA2_LIKE",
+        "HARMONY_LIKE",
+    ],
 )
 @given(turns=st.lists(st.tuples(questions, answers), min_size=1, max_size=4))
 @settings(max_examples=15, deadline=None)
