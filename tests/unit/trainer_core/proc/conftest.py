@@ -44,11 +44,14 @@ class StubJob:
         return spec
 
     def start(self, attempt: int = 1) -> subprocess.Popen[bytes]:
+        return self.start_program(HERE / "stub_pipeline.py", attempt=attempt)
+
+    def start_program(self, program: Path, *, attempt: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [
                 sys.executable,
                 "-P",
-                str(HERE / "stub_pipeline.py"),
+                str(program),
                 "--workspace",
                 str(self.workspace.root),
                 "--attempt",
