@@ -1,14 +1,14 @@
 """Holds GPTQ checkpoints that our converter wrote against gptqmodel's own loader, in an environment of its own.
 
-python -m bench.gptqmodel_check make /tmp/gptq-folders                  here: writes the folders and what they should give
+python -m bench.gptqmodel_check make /tmp/gptq-folders          here: writes the folders and what they should give
 python3.11 -m venv /tmp/gptqmodel-env
 /tmp/gptqmodel-env/bin/pip install torch==2.13.0 transformers==5.17.0 setuptools accelerate safetensors datasets \
     threadpoolctl device-smi protobuf pillow requests pypcre tokenicer logbar ninja torchao defuser dill
 BUILD_CUDA_EXT=0 /tmp/gptqmodel-env/bin/pip install --no-deps --no-build-isolation gptqmodel==7.7.0
 /tmp/gptqmodel-env/bin/python bench/gptqmodel_check.py check /tmp/gptq-folders --out bench/results/gptqmodel.json
 
-gptqmodel 7.7.0 declares torch >= 2.14.1 and transformers >= 5.20.2; its loader and its torch kernel run with those above,
-hence --no-deps. Every dequantized weight must be equal bit for bit; logits are computed by both in 16 bits.
+gptqmodel 7.7.0 declares torch >= 2.14.1 and transformers >= 5.20.2; its loader and its torch kernel run with those
+above, hence --no-deps. Every dequantized weight must be equal bit for bit; logits are computed by both in 16 bits.
 """
 
 import argparse

@@ -29,7 +29,7 @@ class Rounding:
 
 
 def round_weight(weight: torch.Tensor, rounding: Rounding, *, seed: int = 0) -> PackedWeight:
-    """The weight rounded to nearest, group by group; a width that the group size does not divide gets one scale a row."""
+    """The weight rounded to nearest by groups; a width that the group size does not divide gets one scale a row."""
     num_columns = weight.shape[1]
     fits = rounding.group_size > 0 and num_columns % rounding.group_size == 0
     num_groups = num_columns // rounding.group_size if fits else 1

@@ -21,7 +21,7 @@ def _signed(word: int) -> int:
         (4, [1, 2, 3, 4, 5, 6, 7, 15], [0xF7654321]),
         (8, [1, 2, 3, 255, 9], [0xFF030201, 9]),
         (2, [3, 0, 1, 2], [0b10_01_00_11]),
-        # The eleventh value of 3 bits lies across words: its low two bits end the first, its high bit begins the second.
+        # The eleventh value of 3 bits lies across words: two bits end the first, its high bit begins the second.
         (3, [0] * 10 + [0b110, 0b101], [0b10 << 30, 0b1011]),
         (3, [7] * 32, [0xFFFFFFFF] * 3),
     ],
