@@ -3,6 +3,8 @@
 import httpx2
 import pytest
 
+from tests.integration.http.conftest import MINIMAL_JOB
+
 OPEN_OPERATIONS = {"/livez", "/readyz"}
 METHODS = {"get", "post", "put", "patch", "delete"}
 JOB_BODY = {"json": {"config": {}}}
@@ -85,7 +87,9 @@ def test_static_files_do_not_climb_out(server):
 def test_every_id_of_another_owner_is_not_found(server, operations, ana):
     job = server.start_job(ana)
     file_id = ana.post("/v1/files", files={"file": ("a.jsonl", b'{"text": "a"}\n')}).json()["id"]
-    names = {"job_id": job.id, "file_id": file_id, "path": "fused/config.json"}
+    asked = {"config": MINIMAL_JOB["config"], "file": file_id}
+    preview_id = ana.post("/v1/previews", json=asked).json()["id"]
+    names = {"job_id": job.id, "file_id": file_id, "preview_id": preview_id, "path": "fused/config.json"}
     walked = 0
     with server.make_client("bob") as bob:
         for method, path in operations:
@@ -101,7 +105,7 @@ def test_every_id_of_another_owner_is_not_found(server, operations, ana):
             answer = bob.post("/v1/jobs", json={"config": {"model_name_or_path": "a/b"}, field: value})
             assert answer.status_code == 422
             assert answer.json()["error"]["param"] == field
-    assert walked >= 11
+    assert walked >= 12
     assert ana.get(f"/v1/jobs/{job.id}").json()["status"] == "running"
 
 

@@ -7,7 +7,7 @@ from app.api.schemas import Preview
 from app.previews.views import PreviewStatus
 from app.states import JobStatus
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 STUBS = "tests.integration.worker.stub_worker --stub-previews"
 ROW = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello there"}]}
 
