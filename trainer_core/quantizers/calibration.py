@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from trainer_core.job_spec import StepInputs
     from trainer_core.types import Batch
 
+PARAM = "quantization_dataset_id"
+
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRows:
@@ -53,7 +55,7 @@ def find_calibration_rows(config: "Config", inputs: "StepInputs") -> Calibration
         f"quantize needs data to calibrate on: there is no file {own}; run the step prepare, or name a file in "
         "quantization_dataset_id"
     )
-    raise StepInputError(message, param="quantization_dataset_id")
+    raise StepInputError(message, param=PARAM)
 
 
 def render_calibration(
@@ -61,27 +63,34 @@ def render_calibration(
 ) -> "list[Batch]":
     """Batches of one sample each: no padding reaches the layers' statistics.
 
-    Raises DataError for rows that give no sample, StepInputError when there is none or they are of no known shape.
+    Raises DataError for prepared rows that give no sample, StepInputError for given ones that give none.
     """
-    limit = config.quantization_max_samples or None
     path = rows.path
     if path is None:
         # It needs the Hub's library, which whoever calibrates on a file does without.
         from trainer_core.quantizers.calibration_source import fetch_hub_rows
 
-        path = fetch_hub_rows(str(rows.hub_id), token=config.huggingface_hub_token, max_rows=limit)
-    chosen = apply_data_keys(config) if rows.are_prepared else _choose_components(config, path, name=rows.name)
-    batches = list(render_batches(path, config=chosen, tokenizer=tokenizer, batch_size=1, limit=limit))
+        max_rows = config.quantization_max_samples or None
+        path = fetch_hub_rows(str(rows.hub_id), token=config.huggingface_hub_token, max_rows=max_rows)
+    if rows.are_prepared:
+        batches = _render(path, config=apply_data_keys(config), tokenizer=tokenizer)
+    else:
+        try:
+            batches = _render(path, config=choose_components(config, path), tokenizer=tokenizer)
+        except DataError as error:
+            raise _name_option(error, rows=rows, path=path) from error
     if not batches:
-        raise StepInputError(f"{rows.name} has no row to calibrate on", param="quantization_dataset_id")
+        raise StepInputError(f"{PARAM}: {rows.name} has no row to calibrate on", param=PARAM)
     return batches
 
 
-def _choose_components(config: "Config", path: Path, *, name: str) -> "Config":
-    try:
-        return choose_components(config, path)
-    except DataError as error:
-        # It speaks of training_file, where rows of this kind come from otherwise.
-        reason = error.message.removeprefix("training_file: ").replace(str(path), name)
-        message = f"quantization_dataset_id: {reason}"
-        raise StepInputError(message, param="quantization_dataset_id") from error
+def _render(path: Path, *, config: "Config", tokenizer: "PreTrainedTokenizerBase") -> "list[Batch]":
+    limit = config.quantization_max_samples or None
+    return list(render_batches(path, config=config, tokenizer=tokenizer, batch_size=1, limit=limit))
+
+
+def _name_option(error: DataError, *, rows: CalibrationRows, path: Path) -> StepInputError:
+    """The errors of rows speak of training_file, where rows of this kind come from otherwise."""
+    reason = error.message.removeprefix("training_file: ").replace(str(path), rows.name)
+    hint = "rows need 'messages', 'text_parts' or 'text', or a dataset_key that names the data set that reads them"
+    return StepInputError(f"{PARAM}: {rows.name}: {reason}; {hint}", param=PARAM)

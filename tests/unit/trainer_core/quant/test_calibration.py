@@ -76,5 +76,27 @@ def test_a_name_that_is_neither_file_nor_data_set_is_refused_without_a_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     config = make_config(quantization_dataset_id="owner/rows")
     rows = find_calibration_rows(config, StepInputs())
-    with pytest.raises(StepInputError, match="neither a file nor a data set 'owner/rows'"):
+    with pytest.raises(StepInputError, match="there is no file 'owner/rows' here"):
         render_calibration(rows, config=config, tokenizer=AutoTokenizer.from_pretrained(trained_model))
+
+
+@pytest.mark.parametrize(
+    ("content", "values", "words"),
+    [
+        pytest.param("", {"dataset_key": "general"}, "has no row", id="an empty file"),
+        pytest.param('{"question": "x"}\n', {"dataset_key": "soda"}, "rows need 'messages'", id="no known shape"),
+        pytest.param('{"question": "x"}\n', {"dataset_key": "chat"}, "'messages'", id="not the data set's shape"),
+        pytest.param("{broken\n", {"dataset_key": "soda"}, "rows need", id="no JSON"),
+    ],
+)
+def test_rows_that_cannot_calibrate_are_an_error_that_names_the_option(
+    make_config, trained_model, tmp_path, content, values, words
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    config = make_config(**values, quantization_dataset_id=str(path))
+    rows = find_calibration_rows(config, StepInputs())
+    with pytest.raises(StepInputError, match=words) as caught:
+        render_calibration(rows, config=config, tokenizer=AutoTokenizer.from_pretrained(trained_model))
+    assert caught.value.param == "quantization_dataset_id"
+    assert caught.value.message.startswith("quantization_dataset_id: ")

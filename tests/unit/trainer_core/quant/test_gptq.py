@@ -66,6 +66,7 @@ def test_a_layer_that_no_sample_reaches_fails_by_name(make_config, tmp_path) -> 
     quantizer = build_quantizer(make_config(), tmp_path)
     # A linear layer that the forward pass never calls, as an expert that no token was routed to.
     quantizer.model.model.layers[0].mlp.unused_expert = torch.nn.Linear(64, 64)
+    quantizer.plan = quantizer.build_plan()
     with pytest.raises(QuantizationError, match=r"no calibration sample reached 1 layers.*mlp\.unused_expert"):
         quantizer.quantize()
 
