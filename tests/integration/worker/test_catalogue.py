@@ -3,6 +3,7 @@
 import pytest
 
 from app.jobs.errors import InvalidSubmission
+from app.states import JobStatus
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -94,3 +95,38 @@ def test_a_worker_announces_the_plugins_of_the_folder_it_was_started_in(
         until(lambda: "no such wheel" in worker.log_path.read_text())
         assert "plugged" not in installation.workers.current_catalogue().registries["datasets"]
     assert "general" in installation.workers.current_catalogue().registries["datasets"]
+
+
+FICKLE = """
+import dataclasses, pathlib
+from trainer_core.config import Config, configs_registry
+
+@dataclasses.dataclass
+class Mine(Config):
+    strength: float = 0.5
+
+def register():
+    if not (pathlib.Path(__file__).parent / "whole").exists():
+        raise RuntimeError("half of it is gone")
+    configs_registry.add(key="mine", value=Mine)
+"""
+
+
+def test_a_job_whose_plugin_breaks_after_it_was_announced_fails_with_the_reason(build_installation, until, monkeypatch):
+    installation = build_installation("plugins-fickle")
+    folder = installation.settings.data_dir
+    (folder / "fickle_plugin.py").write_text(FICKLE)
+    (folder / "whole").touch()
+    monkeypatch.setenv("FINESMITH_PLUGINS", "fickle_plugin:register")
+    installation.start_worker()
+    until(lambda: "mine" in installation.workers.current_catalogue().registries["configs"], seconds=60)
+    installation.jobs._workers._cached = None
+    (folder / "whole").unlink()
+
+    job = installation.wait(installation.submit({}, config={"config_key": "mine"}))
+    assert (job.status, job.error.code) == (JobStatus.FAILED, "unknown_key")
+    assert "the plugin 'fickle_plugin:register' failed: RuntimeError: half of it is gone" in job.error.message
+    # Others do not need it.
+    other = installation.wait(installation.submit({}))
+    assert other.status is JobStatus.SUCCEEDED, other.error
+    assert "half of it is gone" in installation.events(other.id, "warning")[0].message
