@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from trainer_core.config import Config
 from trainer_core.config.optimizers import is_low_rank
-from trainer_core.config.schedulers import SCHEDULERS
+from trainer_core.config.schedulers import FOLLOWS_EVAL_LOSS, SCHEDULERS
 from trainer_core.config.tracking_checks import find_tracking_warnings
 from trainer_core.config.training_checks import find_training_warnings
 from trainer_core.context import EventSink
@@ -39,7 +39,7 @@ def build_training_arguments(config: Config, *, events: EventSink) -> TrainingAr
         per_device_eval_batch_size=config.per_device_eval_batch_size or batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         eval_accumulation_steps=config.eval_accumulation_steps or config.gradient_accumulation_steps,
-        eval_strategy="steps" if config.do_eval else "no",
+        eval_strategy="steps" if config.do_eval or config.lr_scheduler_type in FOLLOWS_EVAL_LOSS else "no",
         eval_delay=config.eval_delay,
         eval_steps=config.eval_steps or _NEVER,
         warmup_steps=config.warmup_steps,

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
+from trainer_core.config.schedulers import WITHOUT_WARMUP
 from trainer_core.context import EventSink
 from trainer_core.trainers.rate import TrainingRate
 
@@ -34,7 +36,8 @@ class EventCallback(TrainerCallback):
         self._started_at = time.monotonic()
         self._rate.start(num_tokens_seen=state.num_input_tokens_seen)
         warmup_steps = args.get_warmup_steps(state.max_steps)
-        if state.is_world_process_zero and warmup_steps >= state.max_steps:
+        has_warmup = SchedulerType(args.lr_scheduler_type).value not in WITHOUT_WARMUP
+        if state.is_world_process_zero and has_warmup and warmup_steps >= state.max_steps:
             self._events.emit(
                 "warning",
                 level="warning",

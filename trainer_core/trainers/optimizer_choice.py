@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from typing import Any
 
 import torch
 
@@ -14,6 +15,12 @@ _BITSANDBYTES_WORDS = ("8bit", "32bit", "paged_", "bnb", "ademamix", "lion")
 
 _WITHOUT_PAGES = {"paged_adamw_32bit": "adamw_torch", "paged_ademamix_32bit": "ademamix"}
 """The same optimizer without pages, where transformers has another name for it than the one without `paged_`."""
+
+_STATE_MODULES = {
+    "apollo_": ("apollo_torch.random_projector", "apollo_torch.svd_projector"),
+    "galore_": ("galore_torch.galore_projector",),
+}
+"""Modules of the objects that optimizers whose names start so keep in their state."""
 
 
 def choose_optimizer(config: Config, *, events: EventSink) -> str:
@@ -50,6 +57,15 @@ def choose_optimizer(config: Config, *, events: EventSink) -> str:
         events.emit("decision", message=message, data={"param": "optim", "wanted": wanted, "used": used})
         return used
     return wanted
+
+
+def find_state_classes(optimizer: str) -> list[Any]:
+    """The classes, besides tensors, of the objects that the optimizer keeps in a checkpoint."""
+    modules = next((names for start, names in _STATE_MODULES.items() if optimizer.startswith(start)), ())
+    found = [vars(importlib.import_module(name)) for name in modules]
+    return [
+        value for names in found for value in names.values() if isinstance(value, type) and "Projector" in str(value)
+    ]
 
 
 def _check_can_run(optimizer: str) -> None:

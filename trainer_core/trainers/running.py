@@ -7,6 +7,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.training_args import OptimizerNames
 
+from trainer_core.trainers.optimizer_choice import find_state_classes
 from trainer_core.trainers.parallel import is_prepared
 from trainer_core.trainers.tracking.callback import TrackingCallback
 
@@ -40,7 +41,9 @@ def _run(trainer: Trainer, *, resume_from: Path | None) -> None:
         trainer.state = state
         _load_averages(trainer, checkpoint=resume_from)
         return
-    trainer.train(resume_from_checkpoint=str(resume_from))
+    # torch reads classes that it knows only; these are from the package that the optimizer itself is from.
+    with torch.serialization.safe_globals(find_state_classes(str(OptimizerNames(trainer.args.optim).value))):
+        trainer.train(resume_from_checkpoint=str(resume_from))
 
 
 def _count_total_steps(trainer: Trainer) -> int:

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
+from trainer_core.config.schedulers import FOLLOWS_EVAL_LOSS
 from trainer_core.context import StopFlag
 
 
@@ -24,7 +26,9 @@ class StopCallback(TrainerCallback):
         self.has_stopped = True
         control.should_training_stop = True
         control.should_save = True
-        control.should_evaluate = False
+        # An evaluation takes time that a stop may not have; but some schedulers live by it.
+        follows_eval_loss = SchedulerType(args.lr_scheduler_type).value in FOLLOWS_EVAL_LOSS
+        control.should_evaluate = control.should_evaluate and follows_eval_loss
 
     def _is_asked_on_any_rank(self, args: TrainingArguments) -> bool:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
+from tests.unit.trainer_core.train.test_optimizers import HERE, ignore_deprecations
 from trainer_core.config import Config
+from trainer_core.config.optimizers import is_fused_into_backward
 from trainer_core.context import StepContext, StopFlag
 from trainer_core.enums import Step
 from trainer_core.errors import StepInterrupted
@@ -45,7 +47,10 @@ class StopAtStep:
             "optim": "adamw_8bit",
         },
         {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 2}, "warmup_steps": 2},
-        {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0, "threshold": 10.0}},
+        {
+            **{"lr_scheduler_type": "reduce_lr_on_plateau", "eval_steps": 1},
+            "lr_scheduler_kwargs": {"patience": 0, "threshold": 10.0},
+        },
         {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant"},
         {"optim": "lion_8bit", "label_smoothing_factor": 0.1, "neftune_noise_alpha": 5.0},
         {"optim": "galore_adafactor", "optim_args": "rank=4,update_proj_gap=2"},
@@ -55,15 +60,31 @@ class StopAtStep:
 def test_a_resumed_training_is_the_straight_one(
     make_config: MakeConfig, tmp_path: Path, events: RecordedEvents, options: dict[str, object]
 ) -> None:
-    options = {"max_steps": 6, "learning_rate": 5e-3, "eval_steps": 1, "gradient_accumulation_steps": 2, **options}
+    check_that_resuming_changes_nothing(make_config, tmp_path, events, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optim", [name for name in HERE if not is_fused_into_backward(name)])
+def test_a_resumed_training_is_the_straight_one_with_every_optimizer(
+    make_config: MakeConfig, tmp_path: Path, events: RecordedEvents, optim: str
+) -> None:
+    check_that_resuming_changes_nothing(make_config, tmp_path, events, {"optim": optim, "learning_rate": 1e-3})
+
+
+def check_that_resuming_changes_nothing(
+    make_config: MakeConfig, tmp_path: Path, events: RecordedEvents, options: dict[str, object]
+) -> None:
+    options = {"max_steps": 6, "learning_rate": 5e-3, "eval_steps": 2, "gradient_accumulation_steps": 2, **options}
     data, eval_data = make_dataset(16), make_dataset(4)
-    straight = train(make_config(**options, output_dir=str(tmp_path / "straight")), data, eval_data)
+    with ignore_deprecations():
+        straight = train(make_config(**options, output_dir=str(tmp_path / "straight")), data, eval_data)
     config = make_config(**options, output_dir=str(tmp_path / "stopped"))
     stop = StopFlag()
     context = StepContext(step=Step.TRAIN, events=StopAtStep(events, stop=stop, step=3), stop=stop)
-    with pytest.raises(StepInterrupted, match="step 3 of 6"):
+    with ignore_deprecations(), pytest.raises(StepInterrupted, match="step 3 of 6"):
         train(config, data, eval_data, context=context)
-    resumed = train(config, data, eval_data, context=StepContext(step=Step.TRAIN, events=events))
+    with ignore_deprecations():
+        resumed = train(config, data, eval_data, context=StepContext(step=Step.TRAIN, events=events))
     assert get_losses(resumed) == pytest.approx(get_losses(straight), abs=1e-4)
     assert get_rates(resumed) == pytest.approx(get_rates(straight))
     name = "adapter_model.safetensors" if config.apply_lora else "model.safetensors"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from trainer_core.config import Config
@@ -219,15 +220,19 @@ def test_loraplus_learns_otherwise_than_lora(make_config: MakeConfig) -> None:
     assert plus[-1] < plain[-1] - 0.01
 
 
-@pytest.mark.parametrize("optim", ["schedule_free_adamw"])
-def test_a_schedule_free_training_saves_the_averaged_weights(make_config: MakeConfig, optim: str) -> None:
-    from safetensors.torch import load_file
-
-    config = make_config(optim=optim, max_steps=4, learning_rate=1e-2, save_steps=4)
-    train_with(config)
-    final = load_file(Path(config.output_dir) / "model.safetensors")
-    state = torch.load(Path(config.output_dir) / "checkpoint-4" / "optimizer.pt", weights_only=True)
-    trained = load_file(Path(config.output_dir) / "checkpoint-4" / "model.safetensors")
-    assert state["param_groups"][0]["train_mode"] in (True, False)
+def test_a_schedule_free_training_saves_the_averaged_weights_also_when_it_had_ended_before(
+    make_config: MakeConfig, context: StepContext
+) -> None:
+    config = make_config(optim="schedule_free_adamw", max_steps=4, learning_rate=1e-2, save_steps=4)
     name = "model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(final[name], trained[name]) != state["param_groups"][0]["train_mode"]
+    with ignore_deprecations():
+        train(config, make_dataset(8), context=context)
+    checkpoint = Path(config.output_dir) / "checkpoint-4"
+    averaged = load_file(Path(config.output_dir) / "model.safetensors")[name]
+    assert torch.load(checkpoint / "optimizer.pt", weights_only=True)["param_groups"][0]["train_mode"]
+    assert not torch.equal(averaged, load_file(checkpoint / "model.safetensors")[name])
+    (Path(config.output_dir) / "model.safetensors").unlink()
+    with ignore_deprecations():
+        train(config, make_dataset(8), context=context)
+    again = load_file(Path(config.output_dir) / "model.safetensors")[name]
+    torch.testing.assert_close(again, averaged, atol=1e-6, rtol=1e-5)
