@@ -1,6 +1,7 @@
 """The process that renders one preview: without a GPU, behind all other work on the host, killed with all below it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from trainer_core.watchdog import find_descendants
 PREVIEW_ENTRY = ("-m", "trainer_core.preview_main")
 _NICENESS = 10
 _FIRST_TO_BE_KILLED = "1000"
+_MAX_FILE_BYTES = 1 << 30
+"""Of each file that it writes: what it prints must not fill the disk."""
 _KILL_SECONDS = 10.0
 
 
@@ -40,6 +43,7 @@ class PreviewProcess:
             )
         # Training on the same host goes first, and is the last that the kernel should kill for memory.
         with suppress(OSError):
+            resource.prlimit(self._popen.pid, resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
             os.setpriority(os.PRIO_PROCESS, self._popen.pid, _NICENESS)
             Path(f"/proc/{self._popen.pid}/oom_score_adj").write_text(_FIRST_TO_BE_KILLED)
         assert self._popen.stdin is not None

@@ -1,6 +1,7 @@
 """Renders one preview on this host: brings its rows, runs the process, reads what it wrote."""
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -19,12 +20,15 @@ from worker.environment import build_pipeline_environment
 from worker.preview_process import PREVIEW_ENTRY, PreviewProcess
 from worker.staging import find_public_names, hash_file, resolve_local_names
 
+logger = logging.getLogger(__name__)
+
 TIME_LIMIT_SECONDS = 120.0
 COUNT_SECONDS = 60.0
 """Of a large file as many rows are counted as this allows."""
 MAX_ROWS_BYTES = 256 << 20
 """As much of a file is looked at; the rest is not brought here."""
 MAX_ANSWER_BYTES = 32 << 20
+_MAX_SHOWN_BYTES = 4096
 _POLL_SECONDS = 0.1
 _FOLDER = "previews"
 _LEFTOVER_SECONDS = 3600.0
@@ -86,7 +90,11 @@ class PreviewRenderer:
         }
         (folder / "preview.json").write_text(json.dumps(request))
         status = self._run(folder, claim, check)
-        rendered = _read_answer(folder, status, Redactor(tuple(claim.secrets.values()), public_names=public_names))
+        redactor = Redactor(tuple(claim.secrets.values()), public_names=public_names)
+        rendered = _read_answer(folder, status, redactor)
+        if rendered.error is not None:
+            output = redactor.redact_text(_read_end(folder / "output.log"))
+            logger.warning("%s: %s; it printed: %s", claim.preview_id, rendered.error.message, output)
         if rendered.result is not None and not is_whole:
             rendered.result["num_rows"] = claim.num_rows
         return rendered
@@ -152,6 +160,15 @@ def _find_last_line_end(path: Path) -> int:
                 return start + found + 1
             position = start
     return 0
+
+
+def _read_end(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MAX_SHOWN_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except OSError as error:
+        return f"nothing that can be read: {error.strerror}"
 
 
 def _read_answer(folder: Path, status: int | None, redactor: Redactor) -> Rendered:

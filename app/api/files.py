@@ -92,7 +92,7 @@ def get_file(file_id: FileId, services: ServicesDep, principal: PrincipalDep) ->
     },
 )
 def delete_file(file_id: FileId, services: ServicesDep, principal: PrincipalDep) -> Response:
-    """Deletes the file, unless a job that is not over needs it."""
+    """Deletes the file with its previews, unless a job that is not over needs it."""
     services.files.delete(principal.owner, file_id)
     return json_response(render_deleted(file_id, "file"))
 

@@ -4,7 +4,7 @@ from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.clock import db_now
-from app.db.models import files
+from app.db.models import files, previews
 from app.files.views import FileView
 from app.ids import is_id
 from app.jobs.storable import make_text_storable
@@ -77,5 +77,6 @@ def list_files(connection: Connection, *, owner: str, after: str | None, limit: 
 
 
 def delete_file(connection: Connection, file_id: str) -> None:
-    """Removes the row."""
+    """Removes the row, and the previews that show some of it; one that still waits fails when its turn comes."""
+    connection.execute(delete(previews).where(previews.c.file_id == file_id, previews.c.finished_at.is_not(None)))
     connection.execute(delete(files).where(files.c.id == file_id))

@@ -201,6 +201,18 @@ def test_a_file_that_is_deleted_meanwhile_fails_the_preview_and_no_other(core: C
     assert (error.code, error.param) == ("file_not_found", "file")
 
 
+def test_what_is_shown_of_a_file_goes_with_the_file(core: CoreInstallation) -> None:
+    core.add_worker()
+    asked, other = ask(core), ask(core)
+    for _ in range(2):
+        claimed = claim(core)
+        core.previews.succeed(claimed.preview_id, claimed.attempt, {"num_rows": 1})
+    core.files.delete(OWNER, asked.file_id)
+    with pytest.raises(PreviewNotFound):
+        core.previews.get(OWNER, asked.id)
+    assert core.previews.get(OWNER, other.id).result == {"num_rows": 1}
+
+
 def test_a_secret_that_cannot_be_opened_fails_the_preview(core: CoreInstallation) -> None:
     core.add_worker()
     asked = ask(core, config={"huggingface_hub_token": TOKEN})
