@@ -110,11 +110,13 @@ class Config:
 
     # quantize
     quantizer_key: Name = "gptq"
-    """Key of the quantizer in `quantizers_registry`."""
+    """Key of the quantizer in `quantizers_registry`: `gptq`, `awq` (weights in few bits), `fp8`, `w8a8` (weights and
+    activations in 8 bits), `bnb` (bitsandbytes), or a plugin's."""
     quantization_format: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
     """Layout of the quantized checkpoint."""
     quantization_dataset_id: Name | None = None
-    """Data for calibration: a `file-…` id over HTTP, a JSONL file in a script. None: the job's own training data."""
+    """Data for calibration: a `file-…` id over HTTP, a JSONL file in a script, or a data set on the Hub, `owner/name`
+    or `owner/name:subset`, of which the first rows of the training split are taken. None: the job's training data."""
     quantization_max_samples: Count = 1024
     """At most this many samples are used for calibration; 0: all."""
     quantized_model_path: Text = "./quantized_model/"
@@ -124,14 +126,16 @@ class Config:
     quantized_hub_private_repo: bool = True
     """Make the quantized model's repository private."""
     gptq_bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a quantized weight."""
+    """Bits of a quantized weight with `gptq` and `awq`; with `bnb` 4 (NF4 or FP4) or 8. vLLM serves 4 and 8."""
     gptq_group_size: Annotated[int, Field(ge=-1, le=LARGEST_COUNT)] = 128
-    """Weights that share a scale; -1: one scale a row."""
+    """Weights that share a scale with `gptq` and `awq`; -1: one scale a row, as in layers whose width it does not
+    divide."""
     dampening_frac: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Share of the mean of the Hessian's diagonal that GPTQ adds to it; more is safer and less exact."""
+    """Share of the mean of the Hessian's diagonal that GPTQ (`gptq`, `w8a8`) adds to it; more is safer and less
+    exact."""
     actorder: Literal["static", "group"] | None = "static"
-    """GPTQ's order of columns: by activation with the groups left in place, by activation with groups along that order,
-    None: as they stand."""
+    """GPTQ's order of columns (`gptq`, `w8a8`): `static`, by activation with the groups left in place; None: as they
+    stand. `group`, with the groups along the order, is refused: checkpoints hold no index of groups any more."""
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.5
     """How much of the activations' outliers `w8a8` moves into the weights; 0: none."""
     gptq_disable_exllama: bool = True

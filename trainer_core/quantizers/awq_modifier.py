@@ -44,9 +44,10 @@ class StrictAWQModifier(AWQModifier):
 
     def _setup_activation_cache_hooks(self) -> None:
         super()._setup_activation_cache_hooks()
+        # Without an accelerator everything lies in the same memory: nothing is offloaded either.
         if not torch.accelerator.is_available():
             for parent in self._parent_args_cache:
-                self._parent_args_cache[parent] = _PageableCache(None, self.offload_device)
+                self._parent_args_cache[parent] = _PageableCache(None, None)
 
     def on_finalize(self, state: Any, **kwargs: Any) -> bool:
         """Raises for layers that were not scaled."""

@@ -73,7 +73,7 @@ class BnbQuantizer(Quantizer):
         )
 
     def _check_layers(self) -> None:
-        from bitsandbytes.nn import Linear4bit, Linear8bitLt
+        from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
         kind = Linear4bit if self.config.gptq_bits == 4 else Linear8bitLt
         whole = [name for name in self.plan.quantized if not isinstance(self.model.get_submodule(name), kind)]

@@ -33,7 +33,7 @@ class LayerWatch:
 
     def finish(self, name: str, layer: "Module") -> None:
         """Counts a layer. Raises QuantizationError if its weights or scales are not finite."""
-        if not layer.weight.isfinite().all() or not layer.weight_scale.isfinite().all():  # type: ignore[operator,union-attr]
+        if not layer.weight.isfinite().all() or not layer.weight_scale.isfinite().all():  # type: ignore[operator]
             raise QuantizationError(f"{name} has weights that are not finite after quantization")
         self._finished.add(name)
 

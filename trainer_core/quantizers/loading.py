@@ -1,7 +1,7 @@
 """Finding and loading the model that is quantized."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer_core.errors import QuantizationError
 from trainer_core.models.loading import LoadingChoices, load_model
@@ -45,7 +45,8 @@ def load_quantized_model(folder: Path, *, device_map: str | None, trust_remote_c
     if read_quant_method(str(folder), options=options) == "gptq":
         model, info = load_packed_model(str(folder), options=options)
     else:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+        model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:3])

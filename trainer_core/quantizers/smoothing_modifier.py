@@ -27,12 +27,12 @@ class StrictSmoothingModifier(SmoothQuantModifier):
             raise _unknown_layers(state.model)
         return bool(done)
 
-    def on_sequential_epoch_end(self, state: Any, event: Any, **kwargs: Any) -> None:
+    def on_sequential_epoch_end(self, state: Any, event: Any, *args: Any, **kwargs: Any) -> None:
         """Smooths what the finished part of the model holds. Raises for activations that are not finite."""
         for name, scale in (self.scales_ or {}).items():
             if not (scale.max_channel_vals - scale.min_channel_vals).isfinite().all():
                 raise QuantizationError(f"the activations after {name} are not finite; see that the model itself works")
-        super().on_sequential_epoch_end(state, event, **kwargs)
+        super().on_sequential_epoch_end(state, event, *args, **kwargs)
 
 
 def _unknown_layers(model: Any) -> QuantizationError:
