@@ -144,6 +144,14 @@ HARMONY_LIKE = """\
 {%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"""
 """The last answer ends in a token of its own, and alone shows its reasoning."""
 
+PARTS_ALONE = """\
+{%- for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}
+{%- for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+"""Knows a content as a list of parts, and passes over one that is a text."""
+
 MARKED_WITHOUT_END = """\
 {%- for m in messages %}
 {%- if m['role'] == 'assistant' %}

@@ -37,9 +37,9 @@ class AnswerSpans:
         self, conversation: Conversation, text: str, *, render: Render, has_prompt: bool, added_tokens: Sequence[str]
     ) -> None:
         """`has_prompt`: the template knows a generation prompt. `added_tokens`: what may end a turn."""
+        self.text = text
         self._conversation = conversation
         self._messages = conversation.messages
-        self._text = text
         self._render = render
         self._has_prompt = has_prompt
         self._added_tokens = tuple(added_tokens)
@@ -67,30 +67,30 @@ class AnswerSpans:
 
     def _find_start(self, index: int) -> int:
         prompt = self._try_render(index, add_generation_prompt=True) if self._has_prompt and index else None
-        if prompt is not None and self._text.startswith(prompt):
+        if prompt is not None and self.text.startswith(prompt):
             return len(prompt)
         region = self._require_region(index)
         before = self._try_render(index) if index else ""
         if prompt is not None:
             floor = self._find_floor(index)
             header = prompt[_count_common(prompt, before or "") :]
-            start = self._find_header_end(self._text[floor : region.start], header)
+            start = self._find_header_end(self.text[floor : region.start], header)
             if start is not None:
                 return floor + start
         if not self._messages[index].fields.get("tool_calls"):
             return region.start
         # A call is more than its arguments: without a prompt in front it is all that the message adds.
         opening = self._find_opening(index, before)
-        if opening is None or not self._text[: region.start].endswith(opening):
+        if opening is None or not self.text[: region.start].endswith(opening):
             raise self._undecided(index)
         return region.start - len(opening)
 
     def _find_opening(self, index: int, before: str | None) -> str | None:
         """What the message, where it is the last, adds in front of what it says."""
         alone = self._end_with(index)
-        if alone is None or before is None or not alone._text.startswith(before):
+        if alone is None or before is None or not alone.text.startswith(before):
             return None
-        return alone._text[len(before) : alone._require_region(index).start]
+        return alone.text[len(before) : alone._require_region(index).start]
 
     def _find_floor(self, index: int) -> int:
         """Where the message before has ended saying what it says: nothing of this one stands in front of it."""
@@ -113,13 +113,13 @@ class AnswerSpans:
 
     def _find_end(self, index: int) -> int:
         alone = self._end_with(index)
-        if alone is not None and self._text.startswith(alone._text):
+        if alone is not None and self.text.startswith(alone.text):
             return alone._turn_end
         region = self._require_region(index)
         if alone is None:
             raise self._undecided(index)
-        closing = alone._text[alone._require_region(index).end : alone._turn_end]
-        following = self._text[region.end :]
+        closing = alone.text[alone._require_region(index).end : alone._turn_end]
+        following = self.text[region.end :]
         if following.startswith(closing):
             return region.end + len(closing)
         common = closing[: _count_common(closing, following)]
@@ -164,8 +164,8 @@ class AnswerSpans:
     @property
     def _turn_end(self) -> int:
         """The text's length without whitespace behind a token that ends the turn: the model has stopped by then."""
-        stripped = self._text.rstrip()
-        return len(stripped) if self._added_tokens and stripped.endswith(self._added_tokens) else len(self._text)
+        stripped = self.text.rstrip()
+        return len(stripped) if self._added_tokens and stripped.endswith(self._added_tokens) else len(self.text)
 
     def _require_region(self, index: int) -> Span:
         region = self._find_region(index)
@@ -183,14 +183,14 @@ class AnswerSpans:
         return self._regions[index]
 
     def _compare(self, index: int) -> Span | None:
-        mark = _choose_mark(self._text)
+        mark = _choose_mark(self.text)
         changed = self._conversation.with_message(index, _say_otherwise(self._messages[index], mark))
         other = self._render(changed, False)
-        if other == self._text:
+        if other == self.text:
             return None
-        start = _count_common(self._text, other)
-        num_after = _count_common(self._text[start:][::-1], other[start:][::-1])
-        return Span(start, len(self._text) - num_after)
+        start = _count_common(self.text, other)
+        num_after = _count_common(self.text[start:][::-1], other[start:][::-1])
+        return Span(start, len(self.text) - num_after)
 
     def _try_render(self, num_messages: int, *, add_generation_prompt: bool = False) -> str | None:
         """None where the template refuses the shorter conversation, as some do without an answer to a call."""
@@ -213,7 +213,9 @@ def _say_otherwise(message: ChatMessage, mark: str) -> ChatMessage:
             changed[key] = mark
     if calls := changed.get("tool_calls"):
         changed["tool_calls"] = [_call_otherwise(call, mark) for call in calls]
-    if changed["content"] == "":
+    if isinstance(changed["content"], list):
+        changed["content"] = [{"type": "text", "text": mark}]
+    elif changed["content"] == "":
         changed["content"] = mark
     return replace(message, fields=changed)
 

@@ -1,6 +1,5 @@
 """Rendering of conversations by a chat template, with a mask of what the assistant says."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from trainer_core.tokenizers.answer_spans import AnswerSpans, Span
 from trainer_core.tokenizers.chat_template import TemplateTraits, read_traits
 from trainer_core.tokenizers.conversation import Conversation, parse_conversation
 from trainer_core.tokenizers.messages import KEYS_OF_REASONING
+from trainer_core.tokenizers.template_forms import iterate_forms, looks_like_python
 
 ERRORS_OF_TEMPLATES = (
     jinja2.TemplateError,
@@ -73,16 +73,8 @@ class ChatRenderer:
         template = self._get_template(conversation.tools)
         traits = read_traits(template)
         conversation = _fit_to_template(conversation, template=template, traits=traits)
-        conversation, text = self._render_as_it_likes(conversation, template)
-
-        answers = AnswerSpans(
-            conversation,
-            text,
-            render=lambda shown, with_prompt: self._render_text(shown, template, add_generation_prompt=with_prompt),
-            has_prompt="add_generation_prompt" in traits.variables,
-            added_tokens=self._added_tokens,
-        )
-        self._check_roles(conversation, answers)
+        conversation, answers = self._render_as_it_likes(conversation, template, traits)
+        text = answers.text
         spans = self._find_marked_spans(conversation, text, template) if traits.has_marks else answers.find()
         encoded = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
@@ -98,26 +90,27 @@ class ChatRenderer:
             raise ModelLoadError(message, param="chat_template") from error
         return template
 
-    def _render_as_it_likes(self, conversation: Conversation, template: str) -> tuple[Conversation, str]:
-        """The text, and the conversation in the form that the template takes.
-
-        Most want a call's arguments as an object and a few as JSON text; most leave out a content of None and a few
-        write the word.
-        """
-        if not any("tool_calls" in message.fields for message in conversation.messages):
-            return conversation, self._render_text(conversation, template)
-        forms = [conversation, conversation.with_fields(_write_arguments)]
-        forms += [form.with_fields(_replace_none) for form in forms]
+    def _render_as_it_likes(
+        self, conversation: Conversation, template: str, traits: TemplateTraits
+    ) -> tuple[Conversation, AnswerSpans]:
+        """The first form of the conversation that the template renders whole. Raises the first form's DataError."""
         refusal: DataError | None = None
-        for form in forms:
+        for form in iterate_forms(conversation):
             try:
-                text = self._render_text(form, template)
+                answers = AnswerSpans(
+                    form,
+                    self._render_text(form, template),
+                    render=lambda shown, flag: self._render_text(shown, template, add_generation_prompt=flag),
+                    has_prompt="add_generation_prompt" in traits.variables,
+                    added_tokens=self._added_tokens,
+                )
+                self._check_shown(form, answers)
             except DataError as error:
                 refusal = refusal or error
                 continue
-            if not _looks_like_python(form, text):
-                return form, text
-        raise refusal or DataError("the chat template does not render tool calls as JSON; give a chat_template")
+            if not looks_like_python(form, answers.text):
+                return form, answers
+        raise refusal or DataError("the chat template writes calls as Python does, not as JSON; give a chat_template")
 
     def _render_text(self, conversation: Conversation, template: str, *, add_generation_prompt: bool = False) -> str:
         return self._render_once(conversation, template, add_generation_prompt=add_generation_prompt)[0]
@@ -148,10 +141,12 @@ class ChatRenderer:
         (text,), positions = answer
         return text, positions[0] if positions else []
 
-    def _check_roles(self, conversation: Conversation, answers: AnswerSpans) -> None:
-        """A template may pass over a role that it does not know; each role is looked at once."""
+    def _check_shown(self, conversation: Conversation, answers: AnswerSpans) -> None:
+        """A template may pass over a role, or a form of content, that it does not know."""
         for index, message in enumerate(conversation.messages):
-            if message.role in self._shown_roles or not message.fields["content"]:
+            content = message.fields["content"]
+            is_seen = isinstance(content, str) and content.strip() in answers.text
+            if not content or (is_seen and message.role in self._shown_roles):
                 continue
             if not answers.shows(index):
                 raise DataError(
@@ -193,21 +188,6 @@ class ChatRenderer:
         return max(following, key=len, default="")
 
 
-def _looks_like_python(conversation: Conversation, text: str) -> bool:
-    """Whether a call's arguments or a missing content were written as Python writes them, not as JSON or not at all."""
-    num_none = 0
-    for message in conversation.messages:
-        num_none += int(message.fields["content"] is None)
-        for call in message.fields.get("tool_calls", []):
-            arguments = call["function"]["arguments"]
-            if isinstance(arguments, Mapping) and arguments and str(arguments) in text:
-                return True
-    if not num_none:
-        return False
-    given = sum(str(dict(message.fields)).count("None") for message in conversation.messages) - num_none
-    return text.count("None") - given - str(conversation.tools or "").count("None") >= num_none
-
-
 def _fit_to_template(conversation: Conversation, *, template: str, traits: TemplateTraits) -> Conversation:
     """Leaves out variables that the template does not know, and refuses what it would drop without a word."""
     if conversation.tools and "tools" not in traits.variables:
@@ -228,20 +208,6 @@ def _fit_to_template(conversation: Conversation, *, template: str, traits: Templ
 
 def _name_developer_system(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**fields, "role": "system"} if fields["role"] == "developer" else fields
-
-
-def _replace_none(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**fields, "content": ""} if fields["content"] is None else fields
-
-
-def _write_arguments(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "tool_calls" not in fields:
-        return fields
-    calls = []
-    for call in fields["tool_calls"]:
-        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
-    return {**fields, "tool_calls": calls}
 
 
 def _mask_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:

@@ -35,6 +35,7 @@ RENDERERS = {
         "DEEPSEEK_LIKE",
         "LLAMA2_LIKE",
         "HARMONY_LIKE",
+        "PARTS_ALONE",
         "MARKED_WITHOUT_END",
         "MIXED_TURNS",
     )
@@ -92,6 +93,7 @@ TOOL_TALK = [
                 "<|channel|>final<|message|>it reads<|return|>",
             ],
         ),
+        ("PARTS_ALONE", ["Hi, Bob.<|im_end|>", "it reads<|im_end|>"]),
         ("MARKED_WITHOUT_END", ["Hi, Bob.<|im_end|>", "it reads<|im_end|>"]),
     ],
 )
