@@ -9,6 +9,7 @@ from typing import Literal, Protocol, Self
 from trainer_core.enums import Step
 from trainer_core.events import EventLevel
 from trainer_core.job_spec import StepInputs
+from trainer_core.ranks import is_first_rank
 from trainer_core.redaction import Redactor
 from trainer_core.types import JsonValue
 
@@ -50,7 +51,9 @@ class LoggingEventSink:
         level: EventLevel = "info",
         data: Mapping[str, JsonValue] | None = None,
     ) -> None:
-        """Logs one event at its own level."""
+        """Logs one event at its own level; of several ranks only the first does: all have the same to tell."""
+        if not is_first_rank():
+            return
         self._logger.log(_LOGGING_LEVELS[level], "%s %s %s", type, message, dict(data) if data else "")
 
 

@@ -76,13 +76,12 @@ def _build_deepspeed_options(config: Config, *, optimizer: str, events: EventSin
     if not is_started_by_launcher():
         _become_group_of_one(config.master_port)
     is_on_gpu = torch.cuda.is_available()
-    if not is_on_gpu:
-        _prepare_for_cpu()
+    on_cpu = {} if is_on_gpu else _prepare_for_cpu()
     settings = build_deepspeed_settings(config, is_on_gpu=is_on_gpu)
     if "optimizer" in settings:
         message = "the settings of deepspeed_config_path name an optimizer: optim and its options have no effect"
         events.emit("warning", level="warning", message=message, data={"param": "optim"})
-        return {"deepspeed": settings}
+        return {"deepspeed": settings, **on_cpu}
     options = _replace_optimizer(optimizer, config=config, events=events)
     offload = settings["zero_optimization"].get("offload_optimizer") or {}
     if offload.get("device", "none") != "none" and "zero_force_ds_cpu_optimizer" not in settings:
@@ -92,7 +91,7 @@ def _build_deepspeed_options(config: Config, *, optimizer: str, events: EventSin
             settings["zero_force_ds_cpu_optimizer"] = False
             message = f"torch's optimizer updates what is offloaded, more slowly than DeepSpeed's own: {reason}"
             events.emit("warning", level="warning", message=message, data={"param": "deepspeed_offload"})
-    return {"deepspeed": settings, **options}
+    return {"deepspeed": settings, **options, **on_cpu}
 
 
 def _replace_optimizer(optimizer: str, *, config: Config, events: EventSink) -> dict[str, str]:
@@ -123,12 +122,20 @@ def _become_group_of_one(port: int) -> None:
     torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
-def _prepare_for_cpu() -> None:
-    """DeepSpeed compiles collectives of its own for the CPU, for minutes; gloo's do as well."""
+def _prepare_for_cpu() -> dict[str, Any]:
+    """Makes DeepSpeed run without a GPU, and returns the options of TrainingArguments that this takes."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed.ops
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
 
+    # DeepSpeed compiles collectives of its own for the CPU, for minutes; gloo's do as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Left to itself, accelerate counts one process where there is no GPU.
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(backend="gloo")
+    return {"accelerator_config": {"use_configured_state": True}}
 
 
 def check_filled_settings(arguments: TrainingArguments) -> None:
