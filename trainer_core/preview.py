@@ -100,9 +100,12 @@ def render_preview(
     rows = _open_rows(Path(rows_path))
     config = _choose_components(config, rows)
     dataset = load_dataset(config, str(rows.path))
+    if len(dataset) < len(rows):
+        name = type(dataset).__name__
+        raise DataError(f"{name} has {len(dataset)} samples for {len(rows)} rows", param="dataset_key")
     collator = build_collator(config, build_tokenizer(config))
     tally = _Tally(rows)
-    for row in inspect_rows(dataset, collator, num_rows=min(len(rows), len(dataset))):
+    for row in inspect_rows(dataset, collator, num_rows=len(rows)):
         tally.add(row)
         if row.fault is None and len(tally.sampled) < num_samples:
             tally.sampled.append(row)

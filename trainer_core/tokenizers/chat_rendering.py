@@ -73,6 +73,7 @@ class ChatRenderer:
         template = self._get_template(conversation.tools)
         traits = read_traits(template)
         conversation = _fit_to_template(conversation, template=template, traits=traits)
+        conversation = conversation.without_variables(self._special_tokens)
         conversation, answers = self._render_as_it_likes(conversation, template, traits)
         text = answers.text
         spans = self._find_marked_spans(conversation, text, template) if traits.has_marks else answers.find()

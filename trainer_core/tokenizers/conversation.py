@@ -1,7 +1,7 @@
 """One row of chat data: its messages, its tools, and what else the chat template is told."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ RESERVED_VARIABLES = frozenset(
     {
         "messages",
         "conversation",
+        "conversations",
         "tools",
         "documents",
         "chat_template",
@@ -50,6 +51,10 @@ class Conversation:
         """The same with the fields of every message changed."""
         changed = (replace(message, fields=change(message.fields)) for message in self.messages)
         return replace(self, messages=tuple(changed))
+
+    def without_variables(self, names: Collection[str]) -> "Conversation":
+        """The same without variables of these names."""
+        return replace(self, variables={name: self.variables[name] for name in self.variables if name not in names})
 
 
 def parse_conversation(messages: Any, others: Mapping[str, Any]) -> Conversation:
