@@ -33,6 +33,9 @@ def find_lora_problems(config: "Config") -> Iterator[Problem]:
     if config.use_dora and config.from_gptq:
         message = "use_dora measures the base's weights, which from_gptq leaves packed; set use_dora=False"
         yield Problem(message, "use_dora", "conflict")
+    if config.use_dora and config.load_in_8bit:
+        message = "use_dora measures the base's weights, which bitsandbytes cannot give back in training from 8 bits; "
+        yield Problem(message + "use load_in_4bit, or set use_dora=False", "use_dora", "conflict")
     if config.bnb_quantize_after_model_init and not (config.load_in_4bit or config.load_in_8bit):
         message = "bnb_quantize_after_model_init says when to quantize; say to what: set load_in_4bit or load_in_8bit"
         yield Problem(message, "bnb_quantize_after_model_init", "conflict")

@@ -28,6 +28,7 @@ from trainer_core.models.kbit import prepare_for_kbit_training
 from trainer_core.models.loading import LoadingChoices, load_model
 from trainer_core.models.lora import attach_lora, build_lora_config
 from trainer_core.models.packed.facts import describe_packed_base, find_packing_mismatches
+from trainer_core.models.positions import check_max_length
 from trainer_core.models.quantization import build_quantization_config
 from trainer_core.models.stabilize import stabilize, upcast_trainable_parameters
 from trainer_core.models.vocabulary import check_vocabulary
@@ -335,6 +336,7 @@ class Experiment(HubPushing, ExperimentHooks):
         if self.model is not None and self.quantization_config is not None:
             self._tell_warning("a model was passed: the quantization_config that was passed too has no effect")
         self._build_part("quantization_config")
+        check_max_length(config, events=self.context.events, settings=getattr(self.model, "config", None))
         self._build_part("model")
         check_vocabulary(self._get_model(), tokenizer=self.tokenizer, events=self.context.events)
         if config.bnb_quantize_after_model_init:

@@ -97,7 +97,9 @@ def save_fused_model(
 
 def _merge(model: Any) -> Any:
     """peft computes each product first and refuses values that are not finite."""
-    return model.merge_and_unload(safe_merge=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        return model.merge_and_unload(safe_merge=True)
 
 
 def _fit_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:

@@ -15,6 +15,7 @@ from trainer_core.datasets.data_keys import DataKeys, apply_data_keys, infer_dat
 from trainer_core.datasets.loading import load_dataset
 from trainer_core.datasets.row_files import GatheredRows, RowFile, copy_upload, gather_rows
 from trainer_core.errors import DataError, TrainerError
+from trainer_core.models.positions import check_max_length
 from trainer_core.staging import StagedInputs, stage_hub_inputs
 from trainer_core.tokenizers import build_tokenizer
 from trainer_core.tokenizers.chat_template import describe_chatml
@@ -33,6 +34,7 @@ def prepare(config: Config, *, context: StepContext | None = None) -> StepResult
     context = context or StepContext.for_script(Step.PREPARE)
     staged = stage_hub_inputs(config, (Step.PREPARE,))
     config = _with_local_folders(config, staged)
+    check_max_length(config)
 
     rows = gather_rows(config, context.inputs)
     for note in rows.notes:

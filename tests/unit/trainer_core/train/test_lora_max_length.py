@@ -1,0 +1,58 @@
+"""Samples longer than a model has positions for are told before training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_models import build_tiny_model
+from tests.unit.trainer_core.train.conftest import RecordedEvents, make_dataset
+from trainer_core.config import Config
+from trainer_core.context import StepContext
+from trainer_core.errors import ConfigError, ModelLoadError
+from trainer_core.models.positions import check_max_length
+from trainer_core.steps.train import train
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_table_of_positions_that_is_too_short_is_an_error(
+    make_config: MakeConfig, tmp_path: Path, events: RecordedEvents, family: str
+) -> None:
+    folder = str(build_tiny_model(tmp_path / "model", family=family))
+    check_max_length(make_config(model_name_or_path=folder, max_length=512), events=events)
+    with pytest.raises(ConfigError, match=r"512 positions.*max_length to at most 512") as raised:
+        check_max_length(make_config(model_name_or_path=folder, max_length=513), events=events)
+    assert raised.value.param == "max_length"
+    (Path(folder) / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="max_length"):
+        train(make_config(model_name_or_path=folder, max_length=513), make_dataset(2))
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [("llama", {}), ("qwen3", {}), ("gpt_neox", {}), ("phi", {}), ("falcon", {}), ("falcon", {"alibi": True})],
+    ids=str,
+)
+def test_computed_positions_that_the_model_was_not_made_for_are_a_warning(
+    make_config: MakeConfig, tmp_path: Path, events: RecordedEvents, family: str, overrides: dict[str, object]
+) -> None:
+    folder = str(build_tiny_model(tmp_path / "model", family=family, **overrides))
+    check_max_length(make_config(model_name_or_path=folder, max_length=512), events=events)
+    assert not events.all
+    check_max_length(make_config(model_name_or_path=folder, max_length=513), events=events)
+    assert events.of_type("warning") == [{"param": "max_length", "max_length": 513, "num_positions": 512}]
+
+
+def test_the_warning_comes_with_the_training(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents
+) -> None:
+    train(make_config(max_length=600, max_steps=1), make_dataset(2), context=context)
+    assert "max_length=600 is more than the 512 tokens" in events.messages("warning")
+
+
+def test_settings_that_cannot_be_read_are_the_models_fault(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError) as raised:
+        check_max_length(make_config(model_name_or_path=str(tmp_path)))
+    assert raised.value.param == "model_name_or_path"
