@@ -1,0 +1,123 @@
+"""Two processes train as one does: DDP, FSDP and DeepSpeed on the CPU, with gloo."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.support.tiny_models import iterate_sentences
+from tests.unit.trainer_core.parallel.conftest import DEEPSPEED, TORCHRUN, run_program
+from trainer_core.checkpoints import newest_complete_checkpoint
+
+pytestmark = pytest.mark.timeout(290)
+LORA = {"apply_lora": True, "learning_rate": 1e-3}
+
+
+def assert_same_losses(outcome, plain):
+    assert outcome["losses"] == pytest.approx(plain["losses"], abs=2e-5)
+    assert len(plain["losses"]) == 4
+
+
+def assert_whole_adapter(folder):
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a mapping
+        assert any(file.get_tensor(name).any() for name in shapes if "lora_B" in name)
+    # 2 layers of 7 linear modules, each with A and B of rank 8.
+    assert len(shapes) == 28
+    assert all(8 in shape and min(shape) == 8 for shape in shapes.values())
+
+
+def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped(make_values, train_ranks):
+    """One launch for all of it: starting two ranks costs more than the training."""
+    fsdp = make_values("fsdp", **LORA, fsdp_strategy="full_shard auto_wrap")
+    ddp, stopped, resumed = train_ranks(
+        [{"config": make_values("ddp", **LORA)}, {"config": fsdp, "stop_at": 2}, {"config": fsdp}]
+    )
+    (plain,) = train_ranks([{"config": make_values("plain", **LORA, per_device_train_batch_size=4)}], launcher=())
+
+    assert plain["strategies"] == []
+    assert (ddp["strategies"], ddp["wrappers"]) == (["ddp"], ["DistributedDataParallel"])
+    assert_same_losses(ddp, plain)
+    assert_whole_adapter(make_values("ddp")["output_dir"])
+
+    assert (stopped["stopped"], stopped["strategies"], stopped["checkpoints"]) == (True, ["fsdp"], [2])
+    assert "resumes from checkpoint-2" in resumed["decisions"]
+    assert_same_losses(resumed, plain)
+    assert_whole_adapter(fsdp["output_dir"])
+    assert_whole_adapter(newest_complete_checkpoint(fsdp["output_dir"]))
+
+
+@pytest.mark.slow
+def test_fsdp_of_all_weights_in_its_other_strategy(make_values, train_ranks):
+    (outcome,) = train_ranks([{"config": make_values("fsdp", fsdp_strategy="shard_grad_op", learning_rate=1e-4)}])
+    (plain,) = train_ranks(
+        [{"config": make_values("plain", per_device_train_batch_size=4, learning_rate=1e-4)}], launcher=()
+    )
+
+    assert outcome["strategies"] == ["fsdp"]
+    assert_same_losses(outcome, plain)
+    assert (Path(make_values("fsdp")["output_dir"]) / "model.safetensors").stat().st_size > 1_700_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_in_two_processes(make_values, train_ranks, stage):
+    config = make_values("zero", **LORA, deepspeed_stage=stage, optim="paged_adamw_8bit")
+    stopped, resumed = (
+        train_ranks([scenario], launcher=DEEPSPEED)[0]
+        for scenario in ({"config": config, "stop_at": 2}, {"config": config})
+    )
+    (plain,) = train_ranks([{"config": make_values("plain", **LORA, per_device_train_batch_size=4)}], launcher=())
+
+    assert (stopped["stopped"], stopped["strategies"], stopped["wrappers"]) == (
+        True,
+        [f"zero-{stage}"],
+        ["DeepSpeedEngine"],
+    )
+    assert "'adamw_torch' takes its place" in stopped["warnings"]
+    assert "resumes from checkpoint-2" in resumed["decisions"]
+    assert_same_losses(resumed, plain)
+    assert_whole_adapter(config["output_dir"])
+    assert_whole_adapter(newest_complete_checkpoint(config["output_dir"]))
+
+
+def test_deepspeed_in_one_process_saves_the_whole_adapter_and_fuses_it(make_values, train_ranks, tmp_path):
+    config = make_values("zero", **LORA, deepspeed_stage=3, deepspeed_offload="none", per_device_train_batch_size=4)
+    (outcome,) = train_ranks([{"config": config}], launcher=())
+    # All steps are done: what is saved is the checkpoint's.
+    (again,) = train_ranks([{"config": config}], launcher=())
+    (plain,) = train_ranks([{"config": make_values("plain", **LORA, per_device_train_batch_size=4)}], launcher=())
+
+    assert (outcome["strategies"], outcome["wrappers"]) == (["zero-3"], ["DeepSpeedEngine"])
+    assert_same_losses(outcome, plain)
+    assert "resumes from checkpoint-4" in again["decisions"]
+    assert_whole_adapter(config["output_dir"])
+    checkpoint = newest_complete_checkpoint(config["output_dir"])
+    assert_whole_adapter(checkpoint)
+    assert (checkpoint / "global_step4").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "flags"),
+    [(TORCHRUN, []), (TORCHRUN, ["--fsdp_strategy", "full_shard"]), (DEEPSPEED, ["--deepspeed_stage", "3"])],
+    ids=["torchrun", "torchrun fsdp", "deepspeed"],
+)
+def test_a_script_below_a_launcher_is_a_rank(make_values, tmp_path, launcher, flags):
+    (tmp_path / "train.py").write_text("from trainer_core.cli import cli_run_train\n\ncli_run_train()\n")
+    rows = [json.dumps({"text": sentence}) for sentence, _ in zip(iterate_sentences(), range(32), strict=False)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n")
+    values = make_values("out", apply_lora=True, fuse_after_training=True, fused_model_local_path="fused") | {
+        "path_to_env_file": None
+    }
+    given = [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+
+    done = run_program([sys.executable, "-m", *launcher, "train.py", *flags, *given], cwd=tmp_path)
+
+    assert done.returncode == 0, done.stdout[-6000:]
+    wanted = "zero-3" if "--deepspeed_stage" in flags else ("fsdp" if flags else "ddp")
+    assert done.stdout.count(f"trains by {wanted} in 2 process(es)") == 1, "told once, by the first rank"
+    assert_whole_adapter(tmp_path / "out")
+    assert (tmp_path / "fused" / "model.safetensors").stat().st_size > 1_700_000

@@ -1,0 +1,68 @@
+"""Trains scenario after scenario in one rank: started by a launcher with the scenarios as JSON and a result file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState
+from transformers import TrainerCallback
+
+from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
+from trainer_core.config import build_config
+from trainer_core.context import StepContext
+from trainer_core.enums import Step
+from trainer_core.errors import StepInterrupted
+from trainer_core.experiments import Experiment, experiments_registry
+from trainer_core.ranks import find_rank
+from trainer_core.steps.train import train
+
+
+class Stopper(TrainerCallback):  # type: ignore[misc]
+    """Asks the second rank alone to stop, as if it alone had heard."""
+
+    def __init__(self, context: StepContext, step: int) -> None:
+        self._context = context
+        self._step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step - 1 and find_rank() == 1:
+            self._context.stop.set()
+
+
+class StoppedExperiment(Experiment):
+    """Is asked to stop at the step `stop_at`."""
+
+    stop_at = 0
+
+    def before_train(self) -> None:
+        assert self.trainer is not None
+        self.trainer.callback_handler.callbacks.insert(0, Stopper(self.context, self.stop_at))
+
+
+def run_scenario(scenario: dict[str, Any]) -> dict[str, Any]:
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    StoppedExperiment.stop_at = scenario.get("stop_at", 0)
+    events = RecordedEvents()
+    config = build_config({**scenario["config"], "experiment_key": "stopped" if "stop_at" in scenario else "base"})
+    context = StepContext(step=Step.TRAIN, events=events)
+    outcome: dict[str, Any] = {"losses": [], "stopped": False, "error": None}
+    try:
+        outcome["losses"] = get_losses(train(config, train_dataset=make_dataset(32), context=context))
+    except StepInterrupted:
+        outcome["stopped"] = True
+    outcome["strategies"] = [data["strategy"] for data in events.of_type("decision") if "strategy" in data]
+    outcome["wrappers"] = [data["wrapper"] for data in events.of_type("decision") if "wrapper" in data]
+    outcome["decisions"] = events.messages("decision")
+    outcome["warnings"] = events.messages("warning")
+    outcome["checkpoints"] = [data["global_step"] for data in events.of_type("checkpoint.saved")]
+    return outcome
+
+
+if __name__ == "__main__":
+    experiments_registry.add(key="stopped", value=StoppedExperiment)
+    outcomes = [run_scenario(each) for each in json.loads(sys.argv[1])]
+    if find_rank() == 0:
+        Path(sys.argv[2]).write_text(json.dumps(outcomes))
