@@ -8,7 +8,7 @@ from typing import Any
 from trainer_core.trainers.tracking.base import TrackedRun
 from trainer_core.trainers.tracking.environment import environment
 
-_INIT_TIMEOUT_SECONDS = 60.0
+_INIT_TIMEOUT_SECONDS = 30.0
 _FINISH_TIMEOUT_SECONDS = 60.0
 
 
@@ -71,7 +71,8 @@ class WandbTracker:
         except (wandb.Error, OSError, ValueError, TimeoutError) as error:
             if mode != "online":
                 raise
-            self.problem = f"W&B cannot be reached, or refuses wandb_api_key ({error})"
+            reason = str(error).partition("\n")[0]
+            self.problem = f"W&B cannot be reached, or refuses wandb_api_key ({reason})"
             return self._init(wandb, mode="offline")
 
     def _init(self, wandb: Any, *, mode: str) -> Any:
