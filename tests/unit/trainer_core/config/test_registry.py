@@ -78,7 +78,7 @@ def test_a_broken_plugin_keeps_no_other_from_loading_and_is_named_where_its_key_
     assert [failure.plugin for failure in failures] == ["broken_plugin:register", "exiting_plugin:register"]
     assert "a_wheel_that_is_not_there" in failures[0].message
     assert "mine" in configs_registry
-    with pytest.raises(UnknownKeyError, match="'broken_plugin:register' failed: .*a_wheel_that_is_not_there"):
+    with pytest.raises(UnknownKeyError, match=r"'broken_plugin:register' failed: .*a_wheel_that_is_not_there"):
         configs_registry.get("theirs")
 
 
