@@ -1,5 +1,6 @@
 """The pushes of an experiment that runs in a script; in a job the pipeline pushes."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,8 @@ class HubPushing:
             return
         pusher.base_revision = self._find_base_revision()
         if pusher.find_target(Step.TRAIN) is not None:
+            for leftover in Path(str(trainer.args.output_dir)).glob(".pushing-checkpoint-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
             self._hub_background = BackgroundPusher(pusher, events=self.context.events)
             trainer.add_callback(PushCallback(self._hub_background))
 

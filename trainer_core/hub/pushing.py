@@ -57,7 +57,7 @@ def push_folder(push: Push) -> PushedCommit:
 def describe_push(push: Push, pushed: PushedCommit) -> tuple[str, Mapping[str, JsonValue]]:
     """Message and data of the event `artifact.created` for a push."""
     subject = push.subject
-    what = f"the {subject.kind}" if subject.global_step is None else f"the checkpoint of step {subject.global_step}"
+    what = _name(subject) if subject.global_step is None else f"the checkpoint of step {subject.global_step}"
     data: dict[str, JsonValue] = {
         "name": subject.kind,
         "repository": pushed.repository,
@@ -72,4 +72,8 @@ def describe_push(push: Push, pushed: PushedCommit) -> tuple[str, Mapping[str, J
 
 def _describe(subject: CardSubject) -> str:
     """The commit's message."""
-    return f"Add the {subject.kind}" if subject.global_step is None else f"Checkpoint of step {subject.global_step}"
+    return f"Add {_name(subject)}" if subject.global_step is None else f"Checkpoint of step {subject.global_step}"
+
+
+def _name(subject: CardSubject) -> str:
+    return f"the {subject.kind}{' model' if subject.kind in ('fused', 'quantized') else ''}"

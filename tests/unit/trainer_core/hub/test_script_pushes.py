@@ -66,7 +66,7 @@ def test_a_training_pushes_checkpoints_then_adapter_and_fused_model(
     *checkpoints, last = adapter.summaries.values()
     assert checkpoints
     assert set(checkpoints) <= {f"Checkpoint of step {number}" for number in (1, 2, 3)}
-    assert (last, list(fused.summaries.values())) == ("Add the adapter", ["Add the fused"])
+    assert (last, list(fused.summaries.values())) == ("Add the adapter", ["Add the fused model"])
     assert (adapter.is_private, fused.is_private) == (True, False)
     outputs = tmp_path / "outputs"
     for repository, folder, weights in (
