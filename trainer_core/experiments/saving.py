@@ -37,7 +37,8 @@ class FolderFinisher:
 
         Raises IncompleteWeightsError for a folder that does not hold all weights of the model.
         """
-        check_saved_weights(folder, model=self.trainer.model)
+        if self.trainer.model is not None:
+            check_saved_weights(folder, model=self.trainer.model)
         (folder / ARGUMENTS_PICKLE).unlink(missing_ok=True)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)

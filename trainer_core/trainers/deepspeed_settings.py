@@ -80,7 +80,7 @@ def _read_settings(config: Config) -> dict[str, Any]:
     param = "deepspeed_config_path"
     path = Path(str(config.deepspeed_config_path))
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         message = f"{param}: {path.name} cannot be read: {error.strerror}"
         raise ConfigError([Problem(message, param, "missing_input")]) from error
@@ -93,7 +93,7 @@ def _read_settings(config: Config) -> dict[str, Any]:
     if zero.get("stage") == 3:
         _check_stage_3(config, zero)
     _complete_scheduler(settings)
-    return settings
+    return dict(settings)
 
 
 def _check_stage_3(config: Config, zero: dict[str, Any]) -> None:

@@ -110,10 +110,11 @@ def _become_group_of_one(port: int) -> None:
 
     The group is made at once: between a look at a port and its use another process may take it.
     """
+    build_store: Any = torch.distributed.TCPStore  # type: ignore[attr-defined]
     try:
-        store = torch.distributed.TCPStore(_LOOPBACK, port, world_size=1, is_master=True)
-    except (torch.distributed.DistNetworkError, RuntimeError):
-        store = torch.distributed.TCPStore(_LOOPBACK, 0, world_size=1, is_master=True)
+        store = build_store(_LOOPBACK, port, world_size=1, is_master=True)
+    except RuntimeError:
+        store = build_store(_LOOPBACK, 0, world_size=1, is_master=True)
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     os.environ.update(place, MASTER_ADDR=_LOOPBACK, MASTER_PORT=str(store.port))
     if torch.cuda.is_available():
@@ -197,10 +198,10 @@ def stop_sharding_loads() -> None:
     """Has models that are loaded from now on come whole: with ZeRO's stage 3 they come in shards."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
 
 
-class StrategyCallback(TrainerCallback):  # type: ignore[misc]
+class StrategyCallback(TrainerCallback):
     """Before the first step: compares how the model is really trained with what was asked for."""
 
     def __init__(self, trainer: Trainer, *, config: Config, events: EventSink) -> None:

@@ -71,6 +71,6 @@ def run_program(argv: list[str], *, cwd: Path) -> subprocess.CompletedProcess[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=400,
         check=False,
     )

@@ -11,7 +11,7 @@ from tests.support.tiny_models import iterate_sentences
 from tests.unit.trainer_core.parallel.conftest import DEEPSPEED, TORCHRUN, run_program
 from trainer_core.checkpoints import newest_complete_checkpoint
 
-pytestmark = pytest.mark.timeout(290)
+pytestmark = pytest.mark.timeout(900)
 LORA = {"apply_lora": True, "learning_rate": 1e-3}
 
 
@@ -83,16 +83,16 @@ def test_deepspeed_in_two_processes(make_values, train_ranks, stage):
     assert_whole_adapter(newest_complete_checkpoint(config["output_dir"]))
 
 
-def test_deepspeed_in_one_process_saves_the_whole_adapter_and_fuses_it(make_values, train_ranks, tmp_path):
+def test_deepspeed_in_one_process_saves_the_whole_adapter_beside_its_own_state(make_values, train_ranks, tmp_path):
     config = make_values("zero", **LORA, deepspeed_stage=3, deepspeed_offload="none", per_device_train_batch_size=4)
-    (outcome,) = train_ranks([{"config": config}], launcher=())
-    # All steps are done: what is saved is the checkpoint's.
-    (again,) = train_ranks([{"config": config}], launcher=())
+    # The second time all steps are done: what is saved is the checkpoint's.
+    outcome, again = train_ranks([{"config": config}, {"config": config}], launcher=())
     (plain,) = train_ranks([{"config": make_values("plain", **LORA, per_device_train_batch_size=4)}], launcher=())
 
     assert (outcome["strategies"], outcome["wrappers"]) == (["zero-3"], ["DeepSpeedEngine"])
     assert_same_losses(outcome, plain)
     assert "resumes from checkpoint-4" in again["decisions"]
+    assert again["strategies"] == []
     assert_whole_adapter(config["output_dir"])
     checkpoint = newest_complete_checkpoint(config["output_dir"])
     assert_whole_adapter(checkpoint)
