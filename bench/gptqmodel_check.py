@@ -98,7 +98,7 @@ def _make_quantized(folder: Path) -> Path:
 
 def check(folder: Path, out: Path) -> bool:
     """Loads every folder with gptqmodel, compares, and writes what was found. Needs no package of ours."""
-    from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel import BACKEND, GPTQModel  # type: ignore[import-not-found]
     from safetensors.torch import load_file
 
     found: list[dict[str, Any]] = []

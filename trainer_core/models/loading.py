@@ -12,8 +12,13 @@ from trainer_core.errors import ModelLoadError
 from trainer_core.models.attention import choose_attention
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.failures import load_errors
-from trainer_core.models.packed.checkpoint import PackedLayout
-from trainer_core.models.packed.loading import dequantize_model, load_packed_model, read_quant_method
+from trainer_core.models.packed.checkpoint import PackedLayout, find_quantization_settings
+from trainer_core.models.packed.loading import (
+    dequantize_model,
+    fetch_model_folder,
+    load_packed_model,
+    read_quant_method,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -74,6 +79,9 @@ def load_model(config: Config, *, choices: LoadingChoices | None = None, name: s
 def _reads_packed(config: Config, choices: LoadingChoices, *, name: str, options: dict[str, Any]) -> bool:
     """Whether the model's layers are read by our own loader. Raises ModelLoadError when `from_gptq` is wrong for it."""
     method = read_quant_method(name, options=options)
+    if method is None and config.from_gptq and name == config.model_name_or_path:
+        settings = find_quantization_settings(fetch_model_folder(name, options=options))
+        method = None if settings is None else str(settings.get("quant_method"))
     is_packed = method in tuple(PackedLayout)
     is_configured = name == config.model_name_or_path
     if config.from_gptq and is_configured and not is_packed:

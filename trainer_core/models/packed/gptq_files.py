@@ -31,6 +31,7 @@ def convert_to_gptq_layout(folder: Path, *, checkpoint_format: str | None = None
     `checkpoint_format` None: `gptq` for symmetric weights, `gptq_v2` for others, since a zero point of 0 less one
     would not fit. The folder changes whole or not at all: the new one is written beside it. Raises ModelLoadError.
     """
+    folder = folder.resolve()
     checkpoint = read_packed_checkpoint(folder)
     if checkpoint.layout is PackedLayout.GPTQ:
         return
@@ -55,6 +56,7 @@ def convert_to_compressed_tensors(folder: Path) -> None:
     With act-order the groups lie in `weight_g_idx`, which vLLM reads and compressed-tensors itself no longer does: it
     refuses such a folder. The folder changes whole or not at all. Raises ModelLoadError.
     """
+    folder = folder.resolve()
     checkpoint = read_packed_checkpoint(folder)
     if checkpoint.layout is PackedLayout.COMPRESSED_TENSORS:
         return
@@ -129,6 +131,7 @@ def _bring_other_files(folder: Path, target: Path, checkpoint: PackedCheckpoint)
 
 
 def _swap(folder: Path, target: Path) -> None:
+    """Two renames: a host that dies between them leaves both folders beside the name, whole."""
     before = folder.with_name(f".{folder.name}.before")
     shutil.rmtree(before, ignore_errors=True)
     folder.rename(before)

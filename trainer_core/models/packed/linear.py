@@ -1,6 +1,7 @@
 """A linear layer whose weight stays packed: it becomes floating point for each product, and is gone after it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -77,6 +78,17 @@ class PackedLinear(nn.Linear):
         bias = None if self.bias is None else self.bias.to(dtype)
         output: torch.Tensor = _PackedProduct.apply(input.to(dtype), self, bias)  # type: ignore[no-untyped-call]
         return output
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Moves the layer, but keeps the scales' number format when a whole model is cast, as DeepSpeed does: scales
+        of fp16 lose three bits in bf16, and an adapter would be trained over another base than it is fused into."""
+        held = self._parameters.get("packed_scales")
+        before = None if held is None else held.data
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = self._parameters.get("packed_scales")
+        if before is not None and after is not None and after.dtype != before.dtype:
+            self.packed_scales = nn.Parameter(before.to(after.device), requires_grad=False)
+        return self
 
     def extra_repr(self) -> str:
         """Sizes and bits, as in a printed model."""

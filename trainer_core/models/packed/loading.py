@@ -58,9 +58,16 @@ def fetch_model_folder(name: str, *, options: dict[str, Any]) -> Path:
 
 
 def read_quant_method(name: str, *, options: dict[str, Any]) -> str | None:
-    """How a folder or a Hub model says that it is quantized, such as `gptq`; None: not at all."""
+    """How a folder or a Hub model says that it is quantized, such as `gptq`; None: not at all, or it has no config.
+
+    Of a Hub model's files only config.json is looked at: a few GPTQ models of 2023 have quantize_config.json alone.
+    """
     remote = {key: options[key] for key in ("revision", "token", "trust_remote_code") if key in options}
-    settings = getattr(AutoConfig.from_pretrained(name, **remote), "quantization_config", None)
+    try:
+        settings = getattr(AutoConfig.from_pretrained(name, **remote), "quantization_config", None)
+    except (OSError, ValueError):
+        # What is wrong with it is told by whoever loads it.
+        return None
     if isinstance(settings, dict):
         return str(settings.get("quant_method"))
     return "gptq" if (Path(name) / "quantize_config.json").is_file() else None

@@ -86,6 +86,15 @@ def test_products_have_the_inputs_number_format_or_autocasts(dtype) -> None:
     assert inputs.grad.dtype is dtype
 
 
+def test_a_cast_of_the_whole_model_leaves_the_weights_as_they_are() -> None:
+    layer: Any = build_layers(num_layers=1)[0]
+    weight = layer.weight
+    layer.bfloat16()
+    assert layer.packed_scales.dtype is torch.float32
+    assert not layer.packed_scales.requires_grad
+    assert torch.equal(layer.weight, weight)
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_a_step_needs_packed_bytes_and_one_weight() -> None:
     width, num_layers = 4096, 8

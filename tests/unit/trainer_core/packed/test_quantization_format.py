@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_models import build_tiny_llama, iterate_sentences
-from trainer_core.config import Config, build_config
+from trainer_core.config import Config, build_config, dump_config
 from trainer_core.context import StepResult
 from trainer_core.datasets import GeneralDataset
-from trainer_core.errors import ConfigError
+from trainer_core.errors import ConfigError, QuantizationError
 from trainer_core.experiments.base import Experiment
 from trainer_core.models.packed.gptq_files import convert_to_compressed_tensors
 from trainer_core.models.packed.loading import find_packed_layers, load_packed_model
@@ -91,6 +91,13 @@ def test_an_adapter_is_trained_over_what_was_quantized(run, tmp_path) -> None:
     experiment.run()
     losses = [record["loss"] for record in experiment.trainer.state.log_history if "loss" in record]
     assert losses[-1] < losses[0]
+
+
+def test_what_is_quantized_already_is_not_quantized_again(run, tmp_path) -> None:
+    config, _ = run
+    keys = {"model_name_or_path": config.quantized_model_path, "quantized_model_path": str(tmp_path / "again")}
+    with pytest.raises(QuantizationError, match="is quantized already"):
+        quantize(build_config(dump_config(config) | keys))
 
 
 def test_other_quantizers_have_no_gptq_layout() -> None:
