@@ -115,6 +115,11 @@ def is_fused_into_backward(optimizer: str) -> bool:
     return optimizer.endswith("_layerwise") or optimizer in ("lomo", "adalomo")
 
 
+def resumes_exactly(optimizer: str) -> bool:
+    """Whether a checkpoint holds all of its state; GrokAdamW was measured to go on otherwise after a resume."""
+    return not optimizer.endswith("_layerwise") and optimizer != "grokadamw"
+
+
 def takes_parameter_groups(optimizer: str) -> bool:
     """Whether groups of parameters can have learning rates of their own."""
     return not (is_low_rank(optimizer) or is_fused_into_backward(optimizer))

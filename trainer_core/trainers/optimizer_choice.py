@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from trainer_core.config import Config, ConfigError, Problem
-from trainer_core.config.optimizers import NEEDS_CUDA, PACKAGES, is_fused_into_backward
+from trainer_core.config.optimizers import NEEDS_CUDA, PACKAGES, resumes_exactly
 from trainer_core.config.training_checks import DEFAULT_OPTIMIZER
 from trainer_core.context import EventSink
 
@@ -32,10 +32,10 @@ def choose_optimizer(config: Config, *, events: EventSink) -> str:
     """
     wanted = config.optim or DEFAULT_OPTIMIZER
     _check_can_run(wanted)
-    if is_fused_into_backward(wanted) and wanted.endswith("_layerwise"):
+    if not resumes_exactly(wanted):
         _tell_replacement(
             events,
-            f"optim={wanted!r} keeps its state outside checkpoints: a training that resumes goes on with a fresh one",
+            f"optim={wanted!r} does not keep all of its state in checkpoints: a training that resumes goes on otherwise",
             wanted=wanted,
             used=wanted,
         )

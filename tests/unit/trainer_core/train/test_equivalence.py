@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from tests.unit.trainer_core.train.test_optimizers import HERE, ignore_deprecations
 from trainer_core.config import Config
-from trainer_core.config.optimizers import is_fused_into_backward
+from trainer_core.config.optimizers import resumes_exactly
 from trainer_core.context import StepContext, StopFlag
 from trainer_core.enums import Step
 from trainer_core.errors import StepInterrupted
@@ -64,7 +64,7 @@ def test_a_resumed_training_is_the_straight_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optim", [name for name in HERE if not is_fused_into_backward(name)])
+@pytest.mark.parametrize("optim", [name for name in HERE if resumes_exactly(name)])
 def test_a_resumed_training_is_the_straight_one_with_every_optimizer(
     make_config: MakeConfig, tmp_path: Path, events: RecordedEvents, optim: str
 ) -> None:

@@ -84,6 +84,14 @@ def test_a_paged_optimizer_runs_without_pages_on_the_cpu_and_that_is_told(
     assert events.of_type("warning") == []
 
 
+@pytest.mark.parametrize("name", ["galore_adamw_layerwise", "grokadamw"])
+def test_an_optimizer_that_does_not_resume_exactly_is_warned_of(
+    make_config: MakeConfig, events: RecordedEvents, name: str
+) -> None:
+    assert choose_optimizer(make_config(optim=name), events=events) == name
+    assert "resumes goes on otherwise" in events.messages("warning")
+
+
 @pytest.mark.parametrize(
     ("wanted", "used"), [("paged_adamw_8bit", "adamw_torch"), ("lion_8bit", "adamw_torch"), ("rmsprop_bnb", "rmsprop")]
 )
