@@ -35,7 +35,7 @@ def choose_optimizer(config: Config, *, events: EventSink) -> str:
     if not resumes_exactly(wanted):
         _tell_replacement(
             events,
-            f"optim={wanted!r} does not keep all of its state in checkpoints: a training that resumes goes on otherwise",
+            f"optim={wanted!r} keeps not all of its state in checkpoints: one that resumes goes on otherwise",
             wanted=wanted,
             used=wanted,
         )
