@@ -1,6 +1,6 @@
 """Trains a small Llama by every strategy, kills it, resumes it, and compares the losses with plain training.
 
-python -m bench.one_gpu_strategies --out bench/results/one-gpu-strategies.json    one GPU: DeepSpeed's stages, 6 minutes
+python -m bench.one_gpu_strategies --out bench/results/one-gpu-strategies.json    one GPU, 6 minutes
 python -m bench.one_gpu_strategies --num-gpus 2 --out …                           two: DDP, FSDP and the stages
 python -m bench.one_gpu_strategies --tiny --only lora-zero-2-none                 anywhere, a single one
 """
@@ -81,7 +81,7 @@ def list_cases(num_gpus: int) -> Iterator[Case]:
             for offload in ("none", "optimizer", "all")[: 3 if stage == 3 else 2]:
                 more = {"deepspeed_stage": stage, "deepspeed_offload": offload}
                 yield Case(f"{kind}-zero-{stage}-{offload}", common | more, f"zero-{stage}")
-        for strategy in ("full_shard", "shard_grad_op") if num_gpus > 1 else ():
+        for strategy in ("full_shard", "shard_grad_op") if num_gpus > 1 else ("full_shard",):
             for offload in (False, True):
                 more = {"fsdp_strategy": strategy, "fsdp_offload": offload}
                 name = f"{kind}-{strategy}-{'offload' if offload else 'none'}"
@@ -159,7 +159,8 @@ def run_case(case: Case, options: argparse.Namespace, *, folder: Path) -> Outcom
     outcome = Outcome(case.name)
     started_at = time.monotonic()
     launcher = [sys.executable]
-    if options.num_gpus > 1:
+    # FSDP wants a launcher also for one process: one shard, which offloading moves to host memory.
+    if options.num_gpus > 1 or "fsdp_strategy" in case.values:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.num_gpus}"]
     module = [*launcher, "-m", "bench.one_gpu_strategies", "--run-case", case.name, "--folder", str(folder)]
     module += ["--num-gpus", str(options.num_gpus), *(["--tiny"] if options.tiny else [])]

@@ -38,7 +38,7 @@ def check_parallel(config: Config) -> None:
         if config.single_gpu is False and not is_started_by_launcher():
             message = "single_gpu=False: DeepSpeed then wants its launcher; start with `deepspeed`, or set single_gpu"
             raise ConfigError([Problem(message, "single_gpu", "conflict")])
-    if parse_fsdp_strategy(config.fsdp_strategy) is not None and count_ranks() < 2:
+    if parse_fsdp_strategy(config.fsdp_strategy) is not None and not is_started_by_launcher():
         message = (
             f"fsdp_strategy={config.fsdp_strategy!r} shards over several processes, and there is one; give the job two "
             "GPUs or more, start a script with torchrun, or leave fsdp_strategy out"
@@ -58,14 +58,17 @@ def build_parallel_options(config: Config, *, optimizer: str, events: EventSink)
         events.emit("warning", level="warning", message=problem.message, data={"param": problem.param})
     if uses_deepspeed(config):
         return _build_deepspeed_options(config, optimizer=optimizer, events=events)
+    is_on_gpu = torch.cuda.is_available()
     # accelerate sees no other processes on the CPU unless it is told of it.
-    on_cpu = {"use_cpu": True, "ddp_backend": "gloo"} if count_ranks() > 1 and not torch.cuda.is_available() else {}
+    on_cpu = {"use_cpu": True, "ddp_backend": "gloo"}
     strategy = parse_fsdp_strategy(config.fsdp_strategy)
     if strategy is None:
-        return on_cpu
-    offloads = (config.fsdp_offload or strategy.offloads) and torch.cuda.is_available()
+        return on_cpu if count_ranks() > 1 and not is_on_gpu else {}
+    offloads = (config.fsdp_offload or strategy.offloads) and is_on_gpu
+    # Norms of gradients and whole weights are gathered in host memory where shards lie there.
+    backend = {"ddp_backend": "cuda:nccl,cpu:gloo"} if is_on_gpu else on_cpu
     settings = {"reshard_after_forward": strategy.reshards_after_forward, "cpu_offload": offloads}
-    return on_cpu | {
+    return backend | {
         "fsdp": True,
         "fsdp_config": settings,
         **_replace_optimizer(optimizer, config=config, events=events),

@@ -71,7 +71,11 @@ def test_where_there_is_a_gpu_fsdp_keeps_its_shards_in_host_memory(monkeypatch, 
 
     options = build_parallel_options(config, optimizer="adamw_torch", events=RecordedEvents())
 
-    assert options == {"fsdp": True, "fsdp_config": {"reshard_after_forward": False, "cpu_offload": expected}}
+    assert options == {
+        "fsdp": True,
+        "fsdp_config": {"reshard_after_forward": False, "cpu_offload": expected},
+        "ddp_backend": "cuda:nccl,cpu:gloo",
+    }
 
 
 def test_an_optimizer_that_cannot_work_on_shards_is_replaced_with_a_warning():
