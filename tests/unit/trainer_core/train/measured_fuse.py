@@ -1,0 +1,85 @@
+"""Fuses a random bf16 Llama in a process of its own, and prints the peak of its own memory."""
+
+import json
+import re
+import sys
+import threading
+from pathlib import Path
+
+import torch
+import transformers.models.llama.modeling_llama  # noqa: F401 - what fusing imports is not what it needs
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.support.tiny_models import build_tiny_tokenizer
+from trainer_core.config import build_config
+from trainer_core.steps.fuse import fuse
+
+
+def build(folder: Path, *, num_layers: int, hidden_size: int, max_shard_size: str) -> int:
+    """Writes base, tokenizer and adapter, and returns the bytes of the base."""
+    tokenizer = build_tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size * 3,
+        num_hidden_layers=num_layers,
+        num_attention_heads=hidden_size // 64,
+        tie_word_embeddings=False,
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder / "base", max_shard_size=max_shard_size)
+    tokenizer.save_pretrained(folder / "base")
+    torch.set_default_dtype(torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.01)
+    adapted.save_pretrained(folder / "adapter")
+    return sum(path.stat().st_size for path in (folder / "base").glob("*.safetensors"))
+
+
+def warm_up(folder: Path) -> None:
+    """Fuses a tiny model, so that everything is imported."""
+    build(folder, num_layers=1, hidden_size=64, max_shard_size="1GB")
+    paths = {"model_name_or_path": "base", "lora_model_local_path": "adapter", "fused_model_local_path": "fused"}
+    fuse(build_config({key: str(folder / name) for key, name in paths.items()}))
+
+
+def read_own_bytes() -> int:
+    """The memory that belongs to this process alone, without mapped files."""
+    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def fuse_measured(folder: Path, *, max_shard_size: str) -> int:
+    """Fuses, and returns by how much the own memory had grown at its peak."""
+    config = build_config(
+        {
+            "model_name_or_path": str(folder / "base"),
+            "lora_model_local_path": str(folder / "adapter"),
+            "fused_model_local_path": str(folder / "fused"),
+            "max_shard_size": max_shard_size,
+        }
+    )
+    warm_up(folder / "tiny")
+    before, peak, ended = read_own_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.002):
+            peak = max(peak, read_own_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        fuse(config)
+    finally:
+        ended.set()
+        watcher.join()
+    return peak - before
+
+
+if __name__ == "__main__":
+    print(json.dumps(fuse_measured(Path(sys.argv[1]), max_shard_size=sys.argv[2])))
