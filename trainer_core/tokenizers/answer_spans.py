@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer_core.errors import DataError
 from trainer_core.tokenizers.conversation import Conversation
-from trainer_core.tokenizers.messages import KEYS_OF_TEXTS, ChatMessage
+from trainer_core.tokenizers.messages import KEYS_OF_REASONING, KEYS_OF_TEXTS, ChatMessage
 
 Render = Callable[[Conversation, bool], str]
 """Renders a conversation, with the generation prompt or without. Raises DataError when the template refuses."""
@@ -178,9 +178,30 @@ class AnswerSpans:
 
     def _find_region(self, index: int) -> Span | None:
         """What changes when the message says something else; None: nothing."""
+        if not self._regions:
+            self._regions.update(self._compare_at_once())
         if index not in self._regions:
             self._regions[index] = self._compare(index)
         return self._regions[index]
+
+    def _compare_at_once(self) -> dict[int, Span]:
+        """The regions of all messages of plain text by one rendering; empty where that does not give the text back."""
+        changed = self._conversation
+        marks: dict[int, str] = {}
+        for code in range(FIRST_PRIVATE_CHARACTER, LAST_PRIVATE_CHARACTER + 1):
+            index = len(marks)
+            if index == len(self._messages):
+                break
+            if chr(code) not in self.text:
+                marks[index] = chr(code)
+        for index, mark in marks.items():
+            if _get_plain_text(self._messages[index]) is not None:
+                changed = changed.with_message(index, _say_otherwise(self._messages[index], mark))
+        try:
+            other = self._render(changed, False)
+        except DataError:
+            return {}
+        return _match(self.text, other, {mark: index for index, mark in marks.items()}, self._messages)
 
     def _compare(self, index: int) -> Span | None:
         mark = _choose_mark(self.text)
@@ -204,6 +225,36 @@ class AnswerSpans:
             f"the chat template has no {{% generation %}} marks, and what messages[{index}] says cannot be told apart "
             "from what is around it; give it weight 0, or a chat_template with marks"
         )
+
+
+def _get_plain_text(message: ChatMessage) -> str | None:
+    """The text of a message that says nothing else; None for one with calls or reasoning."""
+    content = message.fields["content"]
+    if isinstance(content, list):
+        content = content[0]["text"] if content else ""
+    has_more = any(message.fields.get(key) for key in ("tool_calls", *KEYS_OF_REASONING))
+    return None if has_more or content is None or "think>" in content else str(content)
+
+
+def _match(text: str, other: str, indices: Mapping[str, int], messages: Sequence[ChatMessage]) -> dict[int, Span]:
+    """Walks through both renderings: between the marks they must be the same, and at a mark stands the message."""
+    regions: dict[int, Span] = {}
+    position = start = 0
+    places = [place for place, letter in enumerate(other) if letter in indices]
+    for place, end in pairwise([*places, len(other)]):
+        if not text.startswith(other[start:place], position):
+            return {}
+        position += place - start
+        start = place + 1
+        index = indices[other[place]]
+        said = _get_plain_text(messages[index]) or ""
+        following = other[start:end]
+        form = next((form for form in (said, said.strip()) if text.startswith(form + following, position)), None)
+        if form is None or index in regions:
+            return {}
+        regions[index] = Span(position, position + len(form))
+        position += len(form)
+    return regions if text[position:] == other[start:] else {}
 
 
 def _say_otherwise(message: ChatMessage, mark: str) -> ChatMessage:
