@@ -1,8 +1,8 @@
 """A local fake of the Hub's HTTP API: repositories with commits, listings, downloads and pushes.
 
 The real `huggingface_hub` client and `datasets.load_dataset` work against it. Client processes find it by HF_ENDPOINT,
-which must be set before they import huggingface_hub. It knows plain uploads only: a client that has hf_xet installed
-never takes that path by itself, so that whoever pushes here sets HF_HUB_DISABLE_XET=1.
+which must be set before they import huggingface_hub. It has no Xet storage: a client that has hf_xet installed asks for
+it whatever the hub answers, so that whoever pushes here sets HF_HUB_DISABLE_XET=1.
 """
 
 import threading

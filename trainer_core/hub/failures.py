@@ -31,6 +31,8 @@ def translate_push_error(error: Exception, target: PushTarget) -> TrainerError |
         if isinstance(cause, httpx.TransportError):
             reason = f"{constants.ENDPOINT} cannot be reached, or broke the connection: {_first_line(cause)}"
             return NetworkError(f"{named}: {reason}", param=target.param)
+        if isinstance(cause, ConnectionError | TimeoutError | PermissionError) and "http" in str(cause):
+            return _translate_xet(cause, target)
     if isinstance(error, RuntimeError):
         reasons = " ".join(_first_line(cause) for cause in list(_iterate_causes(error))[:2])
         return NetworkError(f"{named}: the upload failed: {reasons}", param=target.param)
@@ -56,6 +58,22 @@ def _translate_answer(error: HfHubHTTPError, target: PushTarget) -> TrainerError
         return PushError(message, param=TOKEN_KEY)
     reason = error.server_message or _first_line(error)
     return PushError(f"{named}: {constants.ENDPOINT} refuses the push ({status}): {reason}", param=target.param)
+
+
+def _translate_xet(error: OSError, target: PushTarget) -> TrainerError:
+    """The client for Xet storage, where one is installed, raises Python's own errors, with the answer in their text."""
+    named = f"{target.param}: {target.repository!r}"
+    if "404" in str(error):
+        message = (
+            f"{named}: {constants.ENDPOINT} has no Xet storage; set HF_HUB_DISABLE_XET=1 where this process starts"
+        )
+        return PushError(message, param=target.param)
+    if isinstance(error, PermissionError) or "401" in str(error) or "403" in str(error):
+        message = (
+            f"{TOKEN_KEY}: the token may not write to {target.repository!r} ({target.param}): {_first_line(error)}"
+        )
+        return PushError(message, param=TOKEN_KEY)
+    return NetworkError(f"{named}: the upload broke off: {text}", param=target.param)
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from tests.support.fake_hub import FakeHub, Fault
 from tests.unit.trainer_core.hub.conftest import TOKEN, write_safetensors
@@ -196,3 +197,16 @@ def test_a_folder_without_weights_is_refused(push, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(PushError, match="no weights"):
         push(tmp_path)
+
+
+def test_a_hub_without_xet_storage_is_told_with_what_to_set(
+    push, adapter: Path, monkeypatch: pytest.MonkeyPatch, fast_retries
+) -> None:
+    pytest.importorskip("hf_xet")
+    # As where HF_HUB_DISABLE_XET is not set.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+
+    with pytest.raises(PushError, match="HF_HUB_DISABLE_XET=1") as caught:
+        push(adapter)
+
+    assert (caught.value.param, caught.value.retryable) == ("hub_model_id", False)
