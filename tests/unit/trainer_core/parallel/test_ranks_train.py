@@ -58,7 +58,7 @@ def test_fsdp_of_all_weights_in_its_other_strategy(make_values, train_ranks):
 
     assert outcome["strategies"] == ["fsdp"]
     assert_same_losses(outcome, plain)
-    assert (Path(make_values("fsdp")["output_dir"]) / "model.safetensors").stat().st_size > 1_700_000
+    assert (Path(make_values("fsdp")["output_dir"]) / "model.safetensors").stat().st_size > 4 * 393_856
 
 
 @pytest.mark.slow
@@ -120,4 +120,4 @@ def test_a_script_below_a_launcher_is_a_rank(make_values, tmp_path, launcher, fl
     wanted = "zero-3" if "--deepspeed_stage" in flags else ("fsdp" if flags else "ddp")
     assert done.stdout.count(f"trains by {wanted} in 2 process(es)") == 1, "told once, by the first rank"
     assert_whole_adapter(tmp_path / "out")
-    assert (tmp_path / "fused" / "model.safetensors").stat().st_size > 1_700_000
+    assert (tmp_path / "fused" / "model.safetensors").stat().st_size > 4 * 393_856

@@ -63,6 +63,6 @@ def run_scenario(scenario: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     experiments_registry.add(key="stopped", value=StoppedExperiment)
-    outcomes = [run_scenario(each) for each in json.loads(sys.argv[1])]
+    outcomes = [run_scenario(each) for each in json.loads(sys.argv[-2])]
     if find_rank() == 0:
-        Path(sys.argv[2]).write_text(json.dumps(outcomes))
+        Path(sys.argv[-1]).write_text(json.dumps(outcomes))
