@@ -1,6 +1,7 @@
 """The step quantize: a whole model in, a smaller one out, checked before it counts."""
 
 import gc
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 from trainer_core.context import ArtifactFolder, StepContext, StepResult
 from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.enums import Step
-from trainer_core.errors import DeviceMemoryError
+from trainer_core.errors import DeviceMemoryError, QuantizationError
 from trainer_core.evaluation import EvaluationResult, measure_loss
 from trainer_core.hub.script import connect_script
 from trainer_core.quantizers import quantizers_registry
@@ -63,6 +64,11 @@ def _run(quantizer: "Quantizer") -> StepResult:
     batches = _choose_verification_rows(quantizer)
     source_bytes = _count_weight_bytes(quantizer.model)
     before = _measure_source(quantizer, batches)
+    if not math.isfinite(before.loss):
+        message = (
+            f"the model in {quantizer.source} gives a loss of {before.loss} before it is quantized; give a sound one"
+        )
+        raise QuantizationError(message, param="model_name_or_path")
     quantizer.quantize()
     target = Path(quantizer.config.quantized_model_path)
     partial = target.with_name(f".{target.name}.partial")

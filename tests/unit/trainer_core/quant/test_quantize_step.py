@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from trainer_core.config import build_config
 from trainer_core.context import StepContext, StepResult
@@ -100,6 +101,19 @@ def test_a_model_that_is_quantized_already_is_refused(run, tmp_path) -> None:
     with pytest.raises(QuantizationError, match="quantized already"):
         quantize(build_config(values), context=make_context(tmp_path))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_model_that_gives_no_finite_loss_is_refused_before_the_work(make_config, tmp_path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(make_config().model_name_or_path)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "unsound")
+    config = make_config(
+        model_name_or_path=str(tmp_path / "unsound"), tokenizer_name_or_path=make_config().model_name_or_path
+    )
+    with pytest.raises(QuantizationError, match="a loss of nan before it is quantized") as caught:
+        quantize(config, context=make_context(tmp_path))
+    assert caught.value.param == "model_name_or_path"
 
 
 def test_without_rows_the_ways_to_give_some_are_named(make_config, tmp_path) -> None:
