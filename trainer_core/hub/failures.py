@@ -63,15 +63,12 @@ def _translate_answer(error: HfHubHTTPError, target: PushTarget) -> TrainerError
 def _translate_xet(error: OSError, target: PushTarget) -> TrainerError:
     """The client for Xet storage, where one is installed, raises Python's own errors, with the answer in their text."""
     named = f"{target.param}: {target.repository!r}"
-    if "404" in str(error):
-        message = (
-            f"{named}: {constants.ENDPOINT} has no Xet storage; set HF_HUB_DISABLE_XET=1 where this process starts"
-        )
-        return PushError(message, param=target.param)
-    if isinstance(error, PermissionError) or "401" in str(error) or "403" in str(error):
-        message = (
-            f"{TOKEN_KEY}: the token may not write to {target.repository!r} ({target.param}): {_first_line(error)}"
-        )
+    text = _first_line(error)
+    if "(404" in text:
+        reason = f"{constants.ENDPOINT} has no Xet storage; set HF_HUB_DISABLE_XET=1 in this process's environment"
+        return PushError(f"{named}: {reason}", param=target.param)
+    if isinstance(error, PermissionError) or "(401" in text or "(403" in text:
+        message = f"{TOKEN_KEY}: the token may not write to {target.repository!r} ({target.param}): {text}"
         return PushError(message, param=TOKEN_KEY)
     return NetworkError(f"{named}: the upload broke off: {text}", param=target.param)
 

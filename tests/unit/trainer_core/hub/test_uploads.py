@@ -13,6 +13,7 @@ from trainer_core.config import Config
 from trainer_core.errors import NetworkError, PushError
 from trainer_core.hub.access import prepare_repositories
 from trainer_core.hub.card import CardSubject
+from trainer_core.hub.failures import translate_push_error
 from trainer_core.hub.pushing import Push, push_folder
 from trainer_core.hub.targets import PushTarget
 from trainer_core.hub.uploading import PushedCommit
@@ -210,3 +211,21 @@ def test_a_hub_without_xet_storage_is_told_with_what_to_set(
         push(adapter)
 
     assert (caught.value.param, caught.value.retryable) == ("hub_model_id", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "param"),
+    [
+        (ConnectionError("client error (404 Not Found), domain: http://hub"), PushError, "hub_model_id"),
+        (ConnectionError("client error (403 Forbidden), domain: http://hub"), PushError, "huggingface_hub_token"),
+        (PermissionError("unauthorized: http://hub"), PushError, "huggingface_hub_token"),
+        (ConnectionError("broken pipe: http://hub:40404"), NetworkError, "hub_model_id"),
+        (RuntimeError("the upload was lost"), NetworkError, "hub_model_id"),
+        (PermissionError(13, "Permission denied", "/workspace/model.safetensors"), None, None),
+    ],
+)
+def test_errors_of_the_xet_client_are_told_apart_from_those_of_this_disk(
+    target: PushTarget, error: Exception, kind: type[Exception] | None, param: str | None
+) -> None:
+    translated = translate_push_error(error, target)
+    assert (type(translated) if translated else None, getattr(translated, "param", None)) == (kind, param)
