@@ -243,6 +243,12 @@ def run_quantize(scale: Scale, folder: Path, events: KeptEvents) -> dict[str, An
     return facts | {"size_ratio": round(facts["weight_bytes_after"] / facts["weight_bytes_before"], 4)}
 
 
+def run_packed(scale: Scale, folder: Path, events: KeptEvents) -> dict[str, Any]:
+    """LoRA over the packed integers of what `quantize` made."""
+    values = {"model_name_or_path": str(folder / "quantized"), "output_dir": str(folder / "packed")}
+    return run_training(make_config(scale, folder=folder, from_gptq=True, **values), events)
+
+
 def measure(name: str, scale: Scale, *, folder: Path) -> Part:
     """Runs a part here and takes its time, its peaks of memory and what its metrics say."""
     events = KeptEvents()
@@ -391,6 +397,7 @@ PARTS: Mapping[str, Callable[[Scale, Path, KeptEvents], dict[str, Any]]] = {
     "qlora8": run_qlora8,
     "fuse": run_fuse,
     "quantize": run_quantize,
+    "packed": run_packed,
 }
 
 
