@@ -29,6 +29,7 @@ from trainer_core.ranks import find_rank
 NUM_STEPS = 8
 SAVED_AT = 4
 KILLED_AT = 6
+FIRST_PORT = 21_000
 MOST_RELATIVE_DIFFERENCE = 0.02
 """Between a strategy's losses and plain training's: other sums, and fp32 masters of 16-bit weights with DeepSpeed."""
 MOST_RESUMED_DIFFERENCE = 0.005
@@ -253,7 +254,8 @@ class WrittenEvents:
 
 
 def make_case_config(case: Case, *, scale: Scale, folder: Path, num_gpus: int) -> Config:
-    """A step of every case trains on the same samples."""
+    """A step of every case trains on the same samples, at a port of its own: cases run at once."""
+    names = [each.name for each in list_cases(num_gpus)]
     return build_config(
         {
             "model_name_or_path": str(folder / "model"),
@@ -270,6 +272,7 @@ def make_case_config(case: Case, *, scale: Scale, folder: Path, num_gpus: int) -
             "warmup_steps": 0,
             "logging_steps": 1,
             "optim": "adamw_torch",
+            "master_port": FIRST_PORT + names.index(case.name),
             **case.values,
         }
     )
