@@ -236,10 +236,17 @@ def run_fuse(scale: Scale, folder: Path, events: KeptEvents) -> dict[str, Any]:
 
 
 def run_quantize(scale: Scale, folder: Path, events: KeptEvents) -> dict[str, Any]:
-    """The step quantize, on what `fuse` made."""
+    """The step quantize, on what `fuse` made, else on the base."""
+    return run_quantizer("gptq", scale, folder)
+
+
+def run_quantizer(key: str, scale: Scale, folder: Path) -> dict[str, Any]:
+    """The step quantize by one of the quantizers."""
     from trainer_core.steps.quantize import quantize
 
-    facts = dict(quantize(make_config(scale, folder=folder)).facts)
+    path = folder / ("quantized" if key == "gptq" else key)
+    config = make_config(scale, folder=folder, quantizer_key=key, quantized_model_path=str(path))
+    facts = dict(quantize(config).facts)
     return facts | {"size_ratio": round(facts["weight_bytes_after"] / facts["weight_bytes_before"], 4)}
 
 
@@ -398,6 +405,10 @@ PARTS: Mapping[str, Callable[[Scale, Path, KeptEvents], dict[str, Any]]] = {
     "fuse": run_fuse,
     "quantize": run_quantize,
     "packed": run_packed,
+    "awq": lambda scale, folder, _events: run_quantizer("awq", scale, folder),
+    "fp8": lambda scale, folder, _events: run_quantizer("fp8", scale, folder),
+    "w8a8": lambda scale, folder, _events: run_quantizer("w8a8", scale, folder),
+    "bnb": lambda scale, folder, _events: run_quantizer("bnb", scale, folder),
 }
 
 
