@@ -288,18 +288,20 @@ class Experiment(HubPushing, ExperimentHooks):
             raise TypeError("there is no adapter to fuse: self.model is not a PeftModel")
         if self.trainer is not None and is_sharded(self.trainer):
             stop_sharding_loads()
+            fused_model: Any = self.model
             if self.is_main_process:
-                self.model = fuse_adapter(self.config, adapter=self.output_dir)
+                fused_model = fuse_adapter(self.config, adapter=self.output_dir)
         else:
-            self.model = fuse_trained_model(self.model, config=self.config, adapter=self.output_dir)
+            fused_model = fuse_trained_model(self.model, config=self.config, adapter=self.output_dir)
+        self.model = fused_model
         if self.is_main_process:
             folder = Path(self.config.resolved_fused_path)
             fused = save_fused_model(
-                self.model, tokenizer=self.tokenizer, folder=folder, max_shard_size=self.config.max_shard_size
+                fused_model, tokenizer=self.tokenizer, folder=folder, max_shard_size=self.config.max_shard_size
             )
             self.result = StepResult(artifacts=(*self.result.artifacts, fused), facts=self.result.facts)
         self.after_fuse()
-        return self.model
+        return self._get_model()  # type: ignore[no-any-return]
 
     def post_training(self) -> None:
         """After training and fusing."""
@@ -364,9 +366,7 @@ class Experiment(HubPushing, ExperimentHooks):
                 "are averaged, whatever their sizes; labels come unshifted, with -100 where nothing is learned"
             )
         adapt_create_optimizer(trainer, config=self.config)
-        trainer.add_callback(
-            build_tracking_callback(self.config, context=self.context, is_job=self.owns_output_dir)
-        )
+        trainer.add_callback(build_tracking_callback(self.config, context=self.context, is_job=self.owns_output_dir))
         finisher = FolderFinisher(
             self.tokenizer,
             model_name=self.config.model_name_or_path,

@@ -81,13 +81,12 @@ def test_a_job_of_two_processes_trains_and_fuses(tiny_llama, tmp_path, values, s
     assert [event.type for event in again] == ["step.skipped", "step.skipped"]
 
 
-def test_a_strategy_that_one_process_cannot_follow_fails_before_the_model_is_loaded(tmp_path):
+def test_a_strategy_that_one_process_cannot_follow_fails_with_its_option(tiny_llama, tmp_path):
     data = tmp_path / "train.jsonl"
     data.write_text('{"text": "a"}\n')
     workspace = Workspace(tmp_path / "job")
-    (tmp_path / "model").mkdir()
     config = {
-        "model_name_or_path": str(tmp_path / "model"),
+        "model_name_or_path": str(tiny_llama),
         "dataset_key": "general",
         "fsdp_strategy": "full_shard",
     }
