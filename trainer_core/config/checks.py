@@ -29,6 +29,7 @@ NOT_YET: dict[str, object] = {
 }
 """Keys whose work has not been built, with the only value that is accepted."""
 
+
 def raise_problems(config: "Config") -> None:
     """Raises ProblemsFound with everything that is wrong between the keys."""
     problems = [
@@ -40,7 +41,12 @@ def raise_problems(config: "Config") -> None:
         *find_tracking_problems(config),
         *find_template_problems(config),
     ]
-    problems += [*find_lora_problems(config), *find_packed_problems(config), *find_hub_problems(config), *find_parallel_problems(config)]
+    problems += [
+        *find_lora_problems(config),
+        *find_packed_problems(config),
+        *find_hub_problems(config),
+        *find_parallel_problems(config),
+    ]
     if problems:
         raise ProblemsFound(problems)
 

@@ -12,6 +12,7 @@ from trainer_core.errors import ModelLoadError
 from trainer_core.models.attention import choose_attention
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.failures import load_errors
+from trainer_core.models.library_habits import spare_deepspeed_import
 from trainer_core.models.packed.checkpoint import PackedLayout, find_quantization_settings
 from trainer_core.models.packed.loading import (
     dequantize_model,
@@ -44,6 +45,7 @@ def load_model(config: Config, *, choices: LoadingChoices | None = None, name: s
     A GPTQ checkpoint, and with `from_gptq` a compressed-tensors one, comes with packed layers. Raises ModelLoadError
     when the model does not exist, is of another kind, lacks weights, or is quantized where `from_gptq` says it is not.
     """
+    spare_deepspeed_import(config)
     choices = choices or LoadingChoices(device_map=config.device_map)
     name = name or config.model_name_or_path
     options: dict[str, Any] = {

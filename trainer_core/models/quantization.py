@@ -8,6 +8,7 @@ from transformers import BitsAndBytesConfig
 from trainer_core.config import Config
 from trainer_core.errors import ModelLoadError
 from trainer_core.models.dtype import choose_dtype
+from trainer_core.models.library_habits import tell_casts_once
 
 
 def build_quantization_config(config: Config) -> BitsAndBytesConfig | None:
@@ -17,6 +18,7 @@ def build_quantization_config(config: Config) -> BitsAndBytesConfig | None:
     param = "load_in_4bit" if config.load_in_4bit else "load_in_8bit"
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelLoadError(f"{param} needs the package bitsandbytes; install it, or set {param}=False", param=param)
+    tell_casts_once()
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=config.load_in_4bit,
         load_in_8bit=config.load_in_8bit,
