@@ -15,6 +15,7 @@ from trainer_core.errors import ConfigError, Problem, StepInputError, StepInterr
 from trainer_core.experiments.parts import ExperimentParts
 from trainer_core.experiments.saving import FolderFinisher, save_final_weights
 from trainer_core.models.attention import check_flash_attention
+from trainer_core.models.device_map import check_device_map
 from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.fusing import fuse_adapter, fuse_trained_model, save_fused_model
 from trainer_core.models.positions import check_max_length
@@ -94,6 +95,7 @@ class Experiment(ExperimentParts):
         """Raises ConfigError for what cannot work on this machine, before anything is loaded."""
         config = self.config
         check_flash_attention(config)
+        check_device_map(config)
         check_parallel(config)
         check_trackers(config, is_job=self.owns_output_dir)
         self._check_hub()

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from trainer_core.config import Config
 from trainer_core.errors import ModelLoadError
 from trainer_core.models.attention import choose_attention
+from trainer_core.models.device_map import check_device_map
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.failures import load_errors
 from trainer_core.models.library_habits import spare_deepspeed_import
@@ -46,6 +47,7 @@ def load_model(config: Config, *, choices: LoadingChoices | None = None, name: s
     when the model does not exist, is of another kind, lacks weights, or is quantized where `from_gptq` says it is not.
     """
     spare_deepspeed_import(config)
+    check_device_map(config)
     choices = choices or LoadingChoices(device_map=config.device_map)
     name = name or config.model_name_or_path
     options: dict[str, Any] = {
