@@ -31,6 +31,14 @@ MAX_NAME_CHARS = 256
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY_CHARS = 64
 MAX_METADATA_VALUE_CHARS = 512
+_STEP_OF_KEY = {
+    "fuse_after_training": Step.FUSE,
+    "lora_hub_model_id": Step.FUSE,
+    "fused_hub_model_id": Step.FUSE,
+    "quantization_dataset_id": Step.QUANTIZE,
+    "quantized_hub_model_id": Step.QUANTIZE,
+}
+"""Keys that ask for something which one step alone does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +173,9 @@ def _find_warnings(
     if checked.config is None:
         return
     yield from (warning.message for warning in find_warnings(checked.config, steps=steps))
-    if checked.config.quantization_dataset_id is not None and Step.QUANTIZE not in steps:
-        yield "quantization_dataset_id is not used: quantize is not among the steps"
+    for name, step in _STEP_OF_KEY.items():
+        if getattr(checked.config, name) and step not in steps:
+            yield f"{name} is not used: {step} is not among the steps"
     if submission.validation_file is not None and Step.PREPARE not in steps:
         yield "validation_file is not used: prepare is not among the steps"
     brings_own_rows = Step.PREPARE in steps and submission.training_file is None

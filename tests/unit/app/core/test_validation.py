@@ -330,3 +330,22 @@ def test_warnings_say_what_will_not_be_used(core: CoreInstallation) -> None:
     assert checked.problems == ()
     assert any("quantize is not among the steps" in warning for warning in checked.warnings)
     assert any("no worker" in warning for warning in checked.warnings)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "step"),
+    [
+        ("fuse_after_training", True, "fuse"),
+        ("lora_hub_model_id", "me/adapter", "fuse"),
+        ("fused_hub_model_id", "me/fused", "fuse"),
+        ("quantization_dataset_id", "me/rows", "quantize"),
+        ("quantized_hub_model_id", "me/quantized", "quantize"),
+    ],
+)
+def test_a_key_of_a_step_that_the_job_lacks_is_a_warning(
+    core: CoreInstallation, key: str, value: object, step: str
+) -> None:
+    config = {**CONFIG, "apply_lora": True, key: value}
+    checked = core.jobs.validate(OWNER, JobSubmission(config=config, steps=["prepare", "train"]))
+    assert checked.problems == ()
+    assert f"{key} is not used: {step} is not among the steps" in checked.warnings
