@@ -50,7 +50,7 @@ def test_every_field_says_what_it_means() -> None:
         ({"save_safetensors": False}, "save_safetensors", "invalid_value", "safetensors"),
         ({"tokenizer_use_fast": False}, "tokenizer_use_fast", "invalid_value", "fast"),
         ({"gptq_disable_exllama": False}, "gptq_disable_exllama", "invalid_value", "auto-gptq"),
-        ({"deepspeed_stage": "stage_2"}, "deepspeed_stage", "not_yet_supported", "deepspeed_stage"),
+        ({"tokens_per_batch": 512}, "tokens_per_batch", "not_yet_supported", "tokens_per_batch"),
         ({"deepspeed_stage": 4}, "deepspeed_stage", "invalid_value", "3"),
         ({"push_to_hub": True}, "hub_model_id", "missing_input", "owner/name"),
         ({"gptq_bits": 3, "quantizer_key": "bnb"}, "gptq_bits", "conflict", "4 and 8 bits"),

@@ -83,6 +83,7 @@ def test_deepspeed_in_two_processes(make_values, train_ranks, stage):
     assert_whole_adapter(newest_complete_checkpoint(config["output_dir"]))
 
 
+@pytest.mark.slow
 def test_deepspeed_in_one_process_saves_the_whole_adapter_beside_its_own_state(make_values, train_ranks, tmp_path):
     config = make_values("zero", **LORA, deepspeed_stage=3, deepspeed_offload="none", per_device_train_batch_size=4)
     # The second time all steps are done: what is saved is the checkpoint's.

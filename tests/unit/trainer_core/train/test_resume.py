@@ -42,7 +42,7 @@ def train_until_killed(config: Config, *, fatal_step: int) -> None:
 
 
 # 16 samples in steps of 4 are 4 steps an epoch: the newest checkpoint is of mid-epoch, or of an epoch's end.
-@pytest.mark.parametrize(("save_steps", "resumed_from"), [(3, 6), (4, 4)])
+@pytest.mark.parametrize(("save_steps", "resumed_from"), [pytest.param(3, 6, marks=pytest.mark.slow), (4, 4)])
 def test_a_killed_training_resumes_on_the_curve_of_a_straight_one(
     make_config: MakeConfig,
     tmp_path: Path,
