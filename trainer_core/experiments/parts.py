@@ -106,7 +106,11 @@ class ExperimentParts(HubPushing, ExperimentHooks):
         path = self.config.eval_local_path_to_data
         if path is None or not Path(path).is_file():
             if self.config.do_eval:
-                raise StepInputError("do_eval is set, but prepare kept no evaluation data", param="do_eval")
+                message = (
+                    "do_eval is set, but prepare kept no evaluation data; give a validation_file, in a script rows at "
+                    "eval_local_path_to_data, or leave do_eval out"
+                )
+                raise StepInputError(message, param="do_eval")
             return None
         return load_dataset(self.config, path, **kwargs)
 
