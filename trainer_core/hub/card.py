@@ -137,10 +137,10 @@ def _describe_loading(subject: CardSubject) -> str:
 
 def _describe_data(subject: CardSubject) -> str:
     key = subject.config.dataset_key
+    # Uploaded rows choose the collator where the Config does not.
+    collator = subject.data_facts.get("collator_key", subject.config.collator_key)
     name = f"[`{_HUB_DATASETS[key]}`]" if key in _HUB_DATASETS else "rows of the job's own"
-    text = (
-        f"{name[:1].upper()}{name[1:]}, read by the data set `{key}` and the collator `{subject.config.collator_key}`."
-    )
+    text = f"{name[:1].upper()}{name[1:]}, read by the data set `{key}` and the collator `{collator}`."
     scalars = dict(_iterate_scalars(subject.data_facts))
     return f"{text}\n\n{_build_table(scalars)}" if scalars else text
 

@@ -1,5 +1,7 @@
 """The step fuse: from a base and a LoRA adapter to one whole model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -9,8 +11,9 @@ from trainer_core.checkpoints import ADAPTER_CONFIG, newest_complete_adapter
 from trainer_core.config import Config
 from trainer_core.context import StepContext, StepResult
 from trainer_core.enums import Step
-from trainer_core.errors import ConfigError, Problem, StepInputError
+from trainer_core.errors import ConfigError, Problem, StepInputError, TrainerError
 from trainer_core.hub.script import connect_script
+from trainer_core.models.adapter_files import PARAM as ADAPTER_PARAM
 from trainer_core.models.adapter_files import read_adapter
 from trainer_core.models.dtype import get_dtype_name
 from trainer_core.models.failures import load_errors, resource_errors
@@ -37,7 +40,7 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
 
 def _fuse(config: Config, *, adapter: Path, context: StepContext) -> StepResult:
     folder = Path(config.resolved_fused_path)
-    with resource_errors("fusing"):
+    with resource_errors("fusing"), _adapter_errors(config):
         facts = read_adapter(adapter)
         if facts.changes_nothing:
             message = "the adapter's weights are as before the first step: the fused model equals its base"
@@ -58,6 +61,17 @@ def _fuse(config: Config, *, adapter: Path, context: StepContext) -> StepResult:
         artifacts=(artifact,),
         facts={"dtype": dtype, "num_parameters": model.num_parameters(), "num_adapter_tensors": len(facts.shapes)},
     )
+
+
+@contextmanager
+def _adapter_errors(config: Config) -> Iterator[None]:
+    """What is wrong with an adapter from a hub is told of the option that named it."""
+    try:
+        yield
+    except TrainerError as error:
+        if error.param == ADAPTER_PARAM and config.lora_model_local_path is None and config.lora_hub_model_id:
+            error.param = "lora_hub_model_id"
+        raise
 
 
 def _warn_of_another_base(trained_on: str | None, *, config: Config, context: StepContext) -> None:

@@ -19,7 +19,7 @@ def build(kind: CardKind = "adapter", *, base: str = "acme/base", **keys) -> str
             config,
             base_revision="c0ffee",
             facts={"train_loss": 0.123456789, "num_tokens": 1234567, "device": "H200", "source": "/home/bob/fused|x"},
-            data_facts={"rows": 10, "revisions": {"a": "b"}},
+            data_facts={"rows": 10, "collator_key": "chat", "revisions": {"a": "b"}},
         )
     )
 
@@ -40,6 +40,7 @@ def test_a_card_tells_base_data_config_results_and_versions() -> None:
         assert words in card
     assert "| transformers |" in card
     assert "| rows | 10 |" in card
+    assert "the collator `chat`" in card
     assert 'revision="c0ffee"' in card
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from trainer_core.attempt.log_sink import LogSink
 from trainer_core.attempt.public_names import build_redactor
+from trainer_core.attempt.staged_inputs import StagedRecord, write_staged_record
 from trainer_core.enums import Step
 from trainer_core.job_spec import JobSpec
 from trainer_core.redaction import Redactor
@@ -106,3 +107,16 @@ def test_paths_of_the_host_leave_it_by_their_public_names(tmp_path: Path) -> Non
     redactor = build_redactor(spec, workspace=workspace, secrets={"huggingface_hub_token": "canary"})
     told = redactor.redact_text(f"canary: fused {workspace.root}/outputs into /models/base in {workspace.root}")
     assert told == "[redacted]: fused outputs into local:base in workspace"
+
+
+def test_folders_fetched_from_a_hub_are_told_by_their_repositories(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "job-1")
+    workspace.root.mkdir()
+    base, adapter = tmp_path / "hub" / "base", tmp_path / "hub" / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir(parents=True)
+    write_staged_record(workspace, StagedRecord(model=str(base), tokenizer=str(base), adapter=str(adapter)))
+    config = {"model_name_or_path": "me/base", "tokenizer_name_or_path": None, "lora_hub_model_id": "me/adapter"}
+    spec = JobSpec(job_id="job-1", attempt=1, config=config, steps=(Step.FUSE,))
+    redactor = build_redactor(spec, workspace=workspace, secrets={})
+    assert redactor.redact_text(f"{adapter}/x does not fit {base}") == "me/adapter/x does not fit me/base"

@@ -156,6 +156,16 @@ def test_a_damaged_adapter_is_refused(
         fuse(make_config(lora_model_local_path=str(folder)))
 
 
+@pytest.mark.parametrize("param", ["lora_model_local_path", "lora_hub_model_id"])
+def test_a_damaged_adapter_is_told_of_the_option_that_named_it(
+    make_config: MakeConfig, trained: Path, tmp_path: Path, param: str
+) -> None:
+    folder = damage(trained, tmp_path / "damaged", lambda weights: {})
+    with pytest.raises(FuseError) as caught:
+        fuse(make_config(**{param: str(folder)}))
+    assert caught.value.param == param
+
+
 def test_an_untrained_adapter_is_fused_with_a_warning(
     make_config: MakeConfig, trained: Path, tmp_path: Path, context: StepContext, events: RecordedEvents
 ) -> None:
