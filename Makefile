@@ -26,8 +26,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m examples.demo $(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(DATA)') $(if $(KEEP),--keep)
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not gpu and not browser' tests/unit
-	$(BIN)/python -m pytest -q -m 'not slow and not gpu and not browser' tests/contract tests/integration tests/documented
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow and not gpu and not browser'
 
 test-all: lint
 	$(BIN)/python -m pytest -q -m 'not gpu'

@@ -16,8 +16,10 @@ FINAL = ("succeeded", "failed", "cancelled")
 
 
 @contextmanager
-def run_embedded(data_dir: Path, *, environment: Mapping[str, str]) -> Iterator[httpx2.Client]:
-    """Starts it, waits until it is ready and has a worker, and kills it in the end."""
+def run_embedded(
+    data_dir: Path, *, environment: Mapping[str, str], config_key: str = "base"
+) -> Iterator[httpx2.Client]:
+    """Starts it, waits until it is ready and a worker has announced the Config, and kills it in the end."""
     argv = [sys.executable, "-m", "app.cli", "up", "--port", "0"]
     settings = {**os.environ, "FINESMITH_DATA_DIR": str(data_dir), **environment}
     with (data_dir / "up.log").open("w") as log:
@@ -27,7 +29,7 @@ def run_embedded(data_dir: Path, *, environment: Mapping[str, str]) -> Iterator[
         url = _read_url(process.stderr)
         key = (data_dir / "api_key").read_text().strip()
         with httpx2.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
-            _wait_for_worker(client)
+            _wait_for_config(client, config_key)
             yield client
     finally:
         process.kill()
@@ -56,9 +58,14 @@ def _read_url(lines: Iterable[str]) -> str:
     raise AssertionError("it ended without getting ready:\n" + "".join(said))
 
 
-def _wait_for_worker(client: httpx2.Client) -> None:
-    """A job that names a plugin's key is refused until a worker has announced it."""
+def _wait_for_config(client: httpx2.Client, key: str) -> None:
+    """What a worker has announced reaches the service's answers a little later."""
     deadline = time.monotonic() + 60
-    while not client.get("/v1/workers").json()["data"]:
-        assert time.monotonic() < deadline, "no worker came"
+    while not client.get("/v1/workers").json()["data"] or key not in _get_configs(client):
+        assert time.monotonic() < deadline, f"no worker announced the Config {key!r}"
         time.sleep(0.05)
+
+
+def _get_configs(client: httpx2.Client) -> list[str]:
+    configs: list[str] = client.get("/v1/registries").json()["data"]["configs"]
+    return configs

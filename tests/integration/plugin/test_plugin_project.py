@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(installed: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     environment = {"PYTHONPATH": str(installed), "FINESMITH_MODEL_ROOT": str(model.parent)}
-    with run_embedded(tmp_path_factory.mktemp("data"), environment=environment) as client:
+    with run_embedded(tmp_path_factory.mktemp("data"), environment=environment, config_key="glossary") as client:
         yield client
 
 
