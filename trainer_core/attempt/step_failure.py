@@ -94,7 +94,7 @@ def _one_line(error: BaseException) -> str:
 
 def _is_raised_below_user_code(error: BaseException) -> bool:
     """Says whether a file took part that is neither ours nor a library: a plugin in its author's folder."""
-    own_folder = Path(__file__).resolve().parent
+    own_folder = Path(__file__).resolve().parents[1]
     library_folders = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
     library_folders.append(Path(sys.base_prefix).resolve())
     for frame in traceback.extract_tb(error.__traceback__):

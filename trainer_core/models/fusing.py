@@ -49,9 +49,12 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
             # Of names that peft does not know: such weights are tied again below.
             warnings.filterwarnings("ignore", message=".*ensure_weight_tying")
             model = PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             first_mismatches = " ".join(str(error).split("\n\t")[1:3])
-            message = f"the adapter in {adapter} does not fit {base.config.name_or_path}: {first_mismatches or error}"
+            message = (
+                f"the adapter in {adapter} does not fit {base.config.name_or_path}; give the base it was trained on as "
+                f"model_name_or_path: {first_mismatches or error}"
+            )
             raise FuseError(message, param="lora_model_local_path") from error
     _check_adapter_fits(model, facts, adapter=adapter)
     merged = _merge(model)

@@ -34,13 +34,13 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
     context = context or StepContext.for_script(Step.FUSE)
     adapter = find_adapter(config, context=context, in_job=in_job)
     pusher = None if in_job else connect_script(config, (Step.FUSE,))
-    result = _fuse(config, adapter=adapter, context=context)
+    result = _fuse(config, adapter=adapter, context=context, in_job=in_job)
     return result if pusher is None else pusher.push_result(result, events=context.events)
 
 
-def _fuse(config: Config, *, adapter: Path, context: StepContext) -> StepResult:
+def _fuse(config: Config, *, adapter: Path, context: StepContext, in_job: bool) -> StepResult:
     folder = Path(config.resolved_fused_path)
-    with resource_errors("fusing"), _adapter_errors(config):
+    with resource_errors("fusing"), _adapter_errors(config, context=context, in_job=in_job):
         facts = read_adapter(adapter)
         if facts.changes_nothing:
             message = "the adapter's weights are as before the first step: the fused model equals its base"
@@ -64,12 +64,14 @@ def _fuse(config: Config, *, adapter: Path, context: StepContext) -> StepResult:
 
 
 @contextmanager
-def _adapter_errors(config: Config) -> Iterator[None]:
-    """What is wrong with an adapter from a hub is told of the option that named it."""
+def _adapter_errors(config: Config, *, context: StepContext, in_job: bool) -> Iterator[None]:
+    """What is wrong with an adapter from a hub is told of the option that named it: in a job it was fetched before,
+    to the folder that `lora_model_local_path` names."""
+    is_from_hub = context.inputs.adapter is None and (in_job or config.lora_model_local_path is None)
     try:
         yield
     except TrainerError as error:
-        if error.param == ADAPTER_PARAM and config.lora_model_local_path is None and config.lora_hub_model_id:
+        if is_from_hub and error.param == ADAPTER_PARAM and config.lora_hub_model_id is not None:
             error.param = "lora_hub_model_id"
         raise
 

@@ -22,6 +22,7 @@ from trainer_core.events import EventRecord, EventWriter
 from trainer_core.job_spec import JobSpec, StepInputs
 from trainer_core.launch.base import LaunchRequest
 from trainer_core.launch.single import SingleLauncher
+from trainer_core.redaction import Redactor
 from trainer_core.workspace import Workspace
 
 
@@ -235,6 +236,14 @@ def test_an_error_becomes_a_code(tmp_path, error, code, retryable):
     failure = describe_failure(error, step=Step.TRAIN, folder=tmp_path)
 
     assert (failure.code, failure.retryable, failure.step) == (code, retryable, "train")
+
+
+def test_a_fault_of_our_own_files_is_not_put_down_to_user_code(tmp_path):
+    with pytest.raises(AttributeError) as caught:
+        Redactor().redact_text(None)
+    # Without the frame of this file, which is a user's.
+    error = caught.value.with_traceback(caught.value.__traceback__.tb_next)
+    assert describe_failure(error, step=Step.TRAIN, folder=tmp_path).code == "internal_error"
 
 
 FAILURE = Failure("invalid_data", "x", step="train")

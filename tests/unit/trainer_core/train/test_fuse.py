@@ -166,6 +166,22 @@ def test_a_damaged_adapter_is_told_of_the_option_that_named_it(
     assert caught.value.param == param
 
 
+def test_in_a_job_a_damaged_adapter_from_a_hub_is_told_of_its_repository_option(
+    make_config: MakeConfig, trained: Path, tmp_path: Path, events: RecordedEvents
+) -> None:
+    folder = damage(trained, tmp_path / "damaged", lambda weights: {})
+    config = make_config(lora_model_local_path=str(folder), lora_hub_model_id="me/adapter")
+    with pytest.raises(FuseError) as caught:
+        fuse(config, context=StepContext(Step.FUSE, events, StepInputs()))
+    assert caught.value.param == "lora_hub_model_id"
+
+
+def test_an_adapter_of_another_kind_of_model_is_refused(make_config: MakeConfig, trained: Path, tmp_path: Path) -> None:
+    base = build_tiny_gpt2(tmp_path / "gpt2")
+    with pytest.raises(FuseError, match=r"does not fit .* give the base it was trained on as model_name_or_path"):
+        fuse(make_config(model_name_or_path=str(base), lora_model_local_path=str(trained)))
+
+
 def test_an_untrained_adapter_is_fused_with_a_warning(
     make_config: MakeConfig, trained: Path, tmp_path: Path, context: StepContext, events: RecordedEvents
 ) -> None:
