@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         request = PreviewRequest(**json.loads((folder / "preview.json").read_text(encoding="utf-8")))
         redactor = Redactor(tuple(secrets.values()), public_names=request.public_names)
-        preview = render_request(request, secrets=secrets)
+        preview = render_request(request, secrets=secrets, redactor=redactor)
         write_atomically(folder / "result.json", redactor.redact(_to_json(asdict(preview))))
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
@@ -77,8 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_SUCCEEDED
 
 
-def render_request(request: PreviewRequest, *, secrets: Mapping[str, str]) -> "Preview":
-    """Fetches the tokenizer and renders. Raises TrainerError of every kind that data and tokenizers give rise to."""
+def render_request(request: PreviewRequest, *, secrets: Mapping[str, str], redactor: Redactor) -> "Preview":
+    """Fetches the tokenizer, whose folder `redactor` then names as the user does, and renders.
+
+    Raises TrainerError of every kind that data and tokenizers give rise to.
+    """
     from trainer_core.staging import stage_tokenizer
 
     load_plugins(request.plugins)
@@ -86,6 +89,8 @@ def render_request(request: PreviewRequest, *, secrets: Mapping[str, str]) -> "P
     config_class = configs_registry.get(str(request.config.get("config_key") or "base"))
     config = build_config({**request.config, **given}, config_class)
     folder = stage_tokenizer(config)
+    if folder not in request.public_names:
+        redactor.name_paths({folder: config.correct_tokenizer_name_or_path})
 
     from trainer_core.preview import render_preview
 

@@ -13,8 +13,14 @@ class Redactor:
 
     def __init__(self, secrets: Sequence[str] = (), *, public_names: Mapping[str, str] | None = None) -> None:
         """`public_names`: what users call a path of this host, by the path."""
-        self._names = {path.encode(): name.encode() for path, name in (public_names or {}).items() if path}
-        exact = sorted({*self._names, *(secret.encode() for secret in secrets if secret)}, key=len, reverse=True)
+        self._secrets = tuple(secret.encode() for secret in secrets if secret)
+        self._names: dict[bytes, bytes] = {}
+        self.name_paths(public_names or {})
+
+    def name_paths(self, public_names: Mapping[str, str]) -> None:
+        """Adds what users call further paths of this host, by the path."""
+        self._names |= {path.encode(): name.encode() for path, name in public_names.items() if path}
+        exact = sorted({*self._names, *self._secrets}, key=len, reverse=True)
         self._pattern = re.compile(b"|".join([*(re.escape(secret) for secret in exact), *_KNOWN_PATTERNS]))
         self.max_secret_bytes = max([256, *(len(secret) for secret in exact)])
         """How many bytes a secret may take: what a reader of pieces has to hold back."""

@@ -28,7 +28,7 @@ from trainer_core.attempt.outcome import (
     EXIT_TERMINATED,
     Failure,
 )
-from trainer_core.attempt.public_names import build_redactor
+from trainer_core.attempt.public_names import build_redactor, list_public_names
 from trainer_core.attempt.ranks import (
     INTERRUPTED,
     StopFile,
@@ -95,6 +95,8 @@ class StepRun:
             events.emit("warning", message=f"the plugin {failure.plugin!r} failed: {failure.message}", level="warning")
         import_seconds = time.monotonic() - started_at
         staged = stage_inputs(self._spec, workspace=self._workspace, secrets=self._secrets, stage=stage)
+        # What was fetched just now lies in folders that nobody outside knows.
+        self._redactor.name_paths(list_public_names(self._spec, workspace=self._workspace))
         config = build_step_config(
             self._spec,
             workspace=self._workspace,

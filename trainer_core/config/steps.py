@@ -103,5 +103,8 @@ def _check_quantize(config: Config, steps: Sequence[Step], inputs: AvailableInpu
         yield Problem(message, "steps", "invalid_steps")
     has_data = Step.PREPARE in steps or inputs.prepared_data
     if not has_data and config.quantization_dataset_id is None:
-        message = "quantization_dataset_id: quantize needs data to calibrate on; give a file's id, or add prepare"
+        message = (
+            "quantization_dataset_id: quantize needs rows to calibrate on and to check its result with; give a file's "
+            "id, or add prepare"
+        )
         yield Problem(message, "quantization_dataset_id", "missing_input")

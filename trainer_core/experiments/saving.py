@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from trainer_core.checkpoints import MARKER, mark_complete, mark_incomplete
 from trainer_core.context import ArtifactFolder, ArtifactName, StepResult
+from trainer_core.file_modes import share_files
 from trainer_core.models.adapter_files import name_base_model
 from trainer_core.trainers.checkpoint_callback import ARGUMENTS_PICKLE
 from trainer_core.trainers.parallel import is_prepared
@@ -43,6 +44,7 @@ class FolderFinisher:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         name_base_model(folder, loaded_from=self.model_name, model_id=self.model_id)
+        share_files(folder)
 
 
 def save_final_weights(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer_core.config import Config
 from trainer_core.context import ArtifactFolder
 from trainer_core.errors import FuseError
+from trainer_core.file_modes import share_files
 from trainer_core.models.adapter_files import AdapterFacts, read_adapter
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.failures import load_errors
@@ -88,6 +89,7 @@ def save_fused_model(
     model.save_pretrained(unfinished, max_shard_size=max_shard_size.replace(" ", ""))
     if tokenizer is not None:
         tokenizer.save_pretrained(unfinished)
+    share_files(unfinished)
     folder.mkdir(exist_ok=True)
     for old in folder.glob("model*.safetensors*"):
         old.unlink()

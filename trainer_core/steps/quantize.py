@@ -13,6 +13,7 @@ from trainer_core.datasets.data_keys import apply_data_keys
 from trainer_core.enums import Step
 from trainer_core.errors import DeviceMemoryError, QuantizationError
 from trainer_core.evaluation import EvaluationResult, measure_loss
+from trainer_core.file_modes import share_files
 from trainer_core.hub.script import connect_script
 from trainer_core.quantizers import quantizers_registry
 from trainer_core.quantizers.calibration import find_calibration_rows
@@ -136,6 +137,7 @@ def _warn_if_worse(quantizer: "Quantizer", *, before: EvaluationResult, after: E
 
 def _publish(partial: Path, target: Path) -> None:
     """Moves the files into place; what an earlier run left there would be taken for a part of this model."""
+    share_files(partial)
     target.mkdir(parents=True, exist_ok=True)
     for stale in (*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")):
         stale.unlink()

@@ -26,8 +26,8 @@ _STATE_MODULES = {
 def choose_optimizer(config: Config, *, events: EventSink) -> str:
     """transformers' name of the optimizer that runs.
 
-    On the CPU a paged optimizer is the same one without pages, which a decision event tells; where bitsandbytes cannot
-    be used, torch's nearest takes its place, which a warning event tells. Raises ConfigError when the optimizer needs
+    On the CPU a paged optimizer is the same one without pages; where bitsandbytes cannot be used, torch's nearest takes
+    its place. A warning event tells either. Raises ConfigError when the optimizer needs
     a package or a device that is not there.
     """
     wanted = config.optim or DEFAULT_OPTIMIZER
@@ -54,7 +54,7 @@ def choose_optimizer(config: Config, *, events: EventSink) -> str:
     if wanted.startswith("paged_") and not torch.cuda.is_available():
         used = _WITHOUT_PAGES.get(wanted, wanted.removeprefix("paged_"))
         message = f"optim={wanted!r} runs as {used!r}: there is no GPU whose memory its pages would spare"
-        events.emit("decision", message=message, data={"param": "optim", "wanted": wanted, "used": used})
+        _tell_replacement(events, message, wanted=wanted, used=used)
         return used
     return wanted
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.support.fake_hub import FakeHub
-from tests.support.tiny_models import build_tiny_llama
+from tests.support.tiny_models import build_tiny_llama, build_tiny_tokenizer
 from trainer_core.__main__ import main
 from trainer_core.errors import TrainerError
 from trainer_core.preview_main import PreviewRequest, render_request
+from trainer_core.redaction import Redactor
 
 ROW = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"}]}
 
@@ -82,6 +83,16 @@ def test_only_the_tokenizer_is_fetched_from_the_hub_and_secrets_do_not_show(
     assert not (tmp_path / "anonymous" / "result.json").exists()
 
 
+def test_a_model_from_the_hub_is_told_by_its_name_and_not_by_its_folder(tmp_path: Path, rows: Path) -> None:
+    folder = build_tiny_llama(tmp_path / "model", tokenizer=build_tiny_tokenizer(chat_template=None))
+    with FakeHub() as hub:
+        hub.add_commit("tiny/plain", folder)
+        request = {"config": {"model_name_or_path": "tiny/plain"}, "rows": str(rows)}
+        assert run(tmp_path / "preview", request, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "cache")) == 1
+    error = json.loads((tmp_path / "preview" / "error.json").read_text())
+    assert "the tokenizer 'tiny/plain' has no chat template" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [
@@ -99,7 +110,7 @@ def test_a_wrong_request_is_an_error_that_names_what_is_wrong(
     config = {"model_name_or_path": str(model), **fields.get("config", {})}
     request = PreviewRequest(**{"rows": str(rows), **fields, "config": config})
     with pytest.raises(TrainerError, match=re.escape(words)) as caught:
-        render_request(request, secrets={})
+        render_request(request, secrets={}, redactor=Redactor())
     assert caught.value.code == code
 
 

@@ -15,13 +15,14 @@ from trainer_core.context import StepContext
 from trainer_core.errors import ConfigError, StepInputError, UnknownKeyError
 from trainer_core.experiments import Experiment, experiments_registry
 from trainer_core.experiments.hooks import ExperimentHooks
+from trainer_core.experiments.parts import ExperimentParts
 from trainer_core.steps.train import train
 
 MakeConfig = Callable[..., Config]
 
 RECORDED = [
     *(name for name in vars(ExperimentHooks) if not name.startswith("_")),
-    *(name for name in vars(Experiment) if name.startswith("build_")),
+    *(name for name in vars(ExperimentParts) if name.startswith("build_")),
     *("save_config", "checks", "internal_checks", "internal_checks_before_train", "apply_lora"),
     *("stabilize_training", "fuse_lora", "post_training"),
 ]
@@ -112,6 +113,9 @@ def test_a_full_training_leaves_the_model_and_the_tokenizer(make_config: MakeCon
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(result.artifacts[0].files)
     assert "COMPLETE" not in result.artifacts[0].files
     assert result.facts["global_step"] == 1
+    (tmp_path / "new").touch()
+    modes = {name: (result.artifacts[0].root / name).stat().st_mode for name in result.artifacts[0].files}
+    assert set(modes.values()) == {(tmp_path / "new").stat().st_mode}, modes
 
 
 def test_evaluation_data_are_evaluated_without_do_eval(

@@ -80,8 +80,7 @@ def test_a_paged_optimizer_runs_without_pages_on_the_cpu_and_that_is_told(
     make_config: MakeConfig, events: RecordedEvents, wanted: str, used: str
 ) -> None:
     assert choose_optimizer(make_config(optim=wanted), events=events) == used
-    assert bool(events.of_type("decision")) == (wanted != used)
-    assert events.of_type("warning") == []
+    assert bool(events.of_type("warning")) == (wanted != used)
 
 
 @pytest.mark.parametrize("name", ["galore_adamw_layerwise", "grokadamw"])
