@@ -16,14 +16,7 @@ def check_max_length(config: Config, *, events: EventSink | None = None, setting
 
     `settings` are those of a model at hand; None: they are read from its folder or the Hub, without its weights.
     """
-    if settings is None:
-        with load_errors(f"the model {config.model_name_or_path!r}", param="model_name_or_path"):
-            settings = AutoConfig.from_pretrained(
-                config.model_name_or_path,
-                trust_remote_code=config.trust_remote_code,
-                revision=config.model_revision,
-                token=config.huggingface_hub_token,
-            )
+    settings = settings or _read_settings(config)
     text_settings = settings.get_text_config()
     num_positions = getattr(text_settings, "max_position_embeddings", None)
     if not isinstance(num_positions, int) or config.max_length <= num_positions:
@@ -45,6 +38,30 @@ def check_max_length(config: Config, *, events: EventSink | None = None, setting
         ),
         data={"param": "max_length", "max_length": config.max_length, "num_positions": num_positions},
     )
+
+
+def check_longest_row(config: Config, num_tokens: int) -> None:
+    """Raises ConfigError when the longest row, cut at `max_length`, has more tokens than a model with RoPE was made
+    for: it would learn to answer where it cannot tell positions apart."""
+    settings = _read_settings(config).get_text_config()
+    num_positions = getattr(settings, "max_position_embeddings", None)
+    if not isinstance(num_positions, int) or getattr(settings, "alibi", False) or num_tokens <= num_positions:
+        return
+    message = (
+        f"max_length={config.max_length}: a row has {num_tokens} tokens, more than the {num_positions} that the "
+        f"model is made for; set max_length={num_positions}, which cuts such rows, or use a model for longer texts"
+    )
+    raise ConfigError([Problem(message, "max_length", "invalid_value")])
+
+
+def _read_settings(config: Config) -> Any:
+    with load_errors(f"the model {config.model_name_or_path!r}", param="model_name_or_path"):
+        return AutoConfig.from_pretrained(
+            config.model_name_or_path,
+            trust_remote_code=config.trust_remote_code,
+            revision=config.model_revision,
+            token=config.huggingface_hub_token,
+        )
 
 
 def _computes_positions(settings: Any) -> bool:

@@ -15,7 +15,7 @@ from trainer_core.datasets.data_keys import DataKeys, apply_data_keys, infer_dat
 from trainer_core.datasets.loading import load_dataset
 from trainer_core.datasets.row_files import GatheredRows, RowFile, copy_upload, gather_rows
 from trainer_core.errors import DataError, TrainerError
-from trainer_core.models.positions import check_max_length
+from trainer_core.models.positions import check_longest_row, check_max_length
 from trainer_core.staging import StagedInputs, stage_hub_inputs
 from trainer_core.tokenizers import build_tokenizer
 from trainer_core.tokenizers.chat_template import describe_chatml
@@ -92,6 +92,7 @@ def _check_files(config: Config, files: Sequence[RowFile], context: StepContext)
             f"{prefix}longest_row_tokens": counts.num_longest_tokens,
         }
         _warn_of_rows(config, file, counts, context)
+        check_longest_row(config, counts.num_longest_tokens)
     return facts
 
 
