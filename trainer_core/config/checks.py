@@ -8,7 +8,7 @@ from trainer_core.config.lora_checks import find_lora_problems
 from trainer_core.config.packed_checks import find_packed_problems
 from trainer_core.config.parallel_checks import find_parallel_problems
 from trainer_core.config.problems import ProblemsFound
-from trainer_core.config.quantizer_checks import check_quantizer_keys
+from trainer_core.config.quantizer_checks import find_quantizer_problems
 from trainer_core.config.template_checks import find_template_problems
 from trainer_core.config.tracking_checks import find_tracking_problems
 from trainer_core.config.training_checks import find_training_problems
@@ -32,21 +32,20 @@ NOT_YET: dict[str, object] = {
 
 def raise_problems(config: "Config") -> None:
     """Raises ProblemsFound with everything that is wrong between the keys."""
-    problems = [
-        *_fixed(config),
-        *_not_yet(config),
-        *_conflicts(config),
-        *check_quantizer_keys(config),
-        *find_training_problems(config),
-        *find_tracking_problems(config),
-        *find_template_problems(config),
-    ]
-    problems += [
-        *find_lora_problems(config),
-        *find_packed_problems(config),
-        *find_hub_problems(config),
-        *find_parallel_problems(config),
-    ]
+    finders = (
+        _fixed,
+        _not_yet,
+        _conflicts,
+        find_quantizer_problems,
+        find_training_problems,
+        find_tracking_problems,
+        find_template_problems,
+        find_lora_problems,
+        find_packed_problems,
+        find_hub_problems,
+        find_parallel_problems,
+    )
+    problems = [problem for find in finders for problem in find(config)]
     if problems:
         raise ProblemsFound(problems)
 

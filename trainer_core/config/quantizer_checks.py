@@ -24,7 +24,7 @@ BITS: dict[str, tuple[int, ...]] = {"bnb": (4, 8), "fp8": (4, 8), "w8a8": (4, 8)
 """Values of gptq_bits by quantizer where not all fit; fp8 and w8a8 have 8 bits, and take the default for these."""
 
 
-def check_quantizer_keys(config: "Config") -> Iterator[Problem]:
+def find_quantizer_problems(config: "Config") -> Iterator[Problem]:
     """What is wrong between `quantizer_key` and the keys that say how it works."""
     key = config.quantizer_key
     if key not in OWN_QUANTIZERS:
