@@ -1,17 +1,15 @@
 """SODA from a local hub, through the real data set library."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from tests.support.fake_hub import FakeHub, Fault
+from tests.support.soda_rows import build_soda_files
 
 SCRIPT = """
 import json
@@ -36,21 +34,6 @@ print(json.dumps(answers))
 """
 
 
-def build_split(indices: list[int], name: str) -> bytes:
-    rows = [
-        {
-            "original_index": index,
-            "narrative": f"{name} {index}",
-            "speakers": ["Bob", "Ann"],
-            "dialogue": ["Hi", "Hello"],
-        }
-        for index in indices
-    ]
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
-    return buffer.getvalue()
-
-
 def run_python(code: str, *, endpoint: str, home: Path) -> str:
     """Runs code in a process that knows only this hub."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -64,10 +47,7 @@ def run_python(code: str, *, endpoint: str, home: Path) -> str:
 
 @pytest.mark.slow
 def test_soda_keeps_each_dialogue_once_across_train_and_test(tmp_path: Path) -> None:
-    files = {
-        f"{name}.parquet": build_split(indices, name)
-        for name, indices in {"train": [1, 2, 2, 3], "valid": [7], "test": [3, 4, 4]}.items()
-    }
+    files = build_soda_files(train=[1, 2, 2, 3], valid=[7], test=[3, 4, 4])
     with FakeHub() as hub:
         hub.add_commit("allenai/soda", files, kind="datasets")
         train, evaluation = json.loads(run_python(SCRIPT, endpoint=hub.url, home=tmp_path))

@@ -145,7 +145,10 @@ def test_a_method_without_calibration_takes_a_single_row_to_look_at(make_config,
     rows = tmp_path / "one.jsonl"
     rows.write_text(json.dumps({"text": "Hi"}) + "\n")
     config = make_config(dataset_key="soda", quantization_dataset_id=str(rows), gptq_group_size=128, **values)
-    build_quantizer(config, tmp_path).quantize()
+    quantizer = build_quantizer(config, tmp_path)
+    quantizer.quantize()
+    assert len(quantizer.calibration) == 1
+    assert quantizer.facts["num_layers"] == len(quantizer.planned_layers) > 0
 
 
 EFFECTS = [
