@@ -19,7 +19,7 @@ install: $(INSTALLED)
 $(INSTALLED): constraints.txt pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Finesmith needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,deepspeed,tracking,optimizers,test]' -e './client[cli]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,deepspeed,tracking,optimizers,s3,telemetry,test]' -e './client[cli]'
 	@touch $@
 
 demo: $(INSTALLED)

@@ -33,6 +33,16 @@ def _job_id() -> Column[str]:
     return Column("job_id", IdText, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
 
 
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String(64), primary_key=True, doc="the `owner` of everything that belongs to the project"),
+    Column("name", Text, nullable=False),
+    Column("max_queued_jobs", Integer, doc="None: the installation's limit"),
+    Column("max_running_jobs", Integer, doc="None: the installation's limit"),
+    Column("created_at", Double, nullable=False),
+)
+
 api_keys = Table(
     "api_keys",
     metadata,
@@ -45,6 +55,23 @@ api_keys = Table(
     Column("expires_at", Double, doc="None: never"),
     Column("revoked_at", Double),
     Column("last_used_at", Double, doc="to the minute"),
+    Column("max_requests_per_minute", Integer, doc="None: the installation's limit"),
+    Column("max_upload_bytes", BigInteger, doc="None: the installation's limit"),
+    Column("replaced_by", IdText, doc="the key that rotation made in its place"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("key_id", String(16), nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("owner", "name"),
 )
 
 files = Table(
@@ -98,8 +125,16 @@ jobs = Table(
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("finished_at", Double),
+    Column("queued_at", Double, doc="since when it waits; None: since it was made"),
+    Column("not_before", Double, doc="end of the pause after a failure: nobody gets it earlier"),
+    Column("pause_requested_at", Double),
+    Column("preempt_requested_at", Double, doc="when it was asked to make room for a job of a higher priority"),
+    Column("discard_requested_at", Double, doc="when a cancel asked for no last checkpoint"),
+    Column("keep_days", Double, doc="days from its end to its removal; None: the installation's"),
+    Column("traceparent", String(64), doc="W3C trace context of the request that submitted it"),
     Index(None, "owner", "id"),
     Index(None, "owner", "status", "id"),
+    Index(None, "status", "finished_at"),
     Index(None, "status", "dispatched_at"),
     Index(None, "status", "num_gpus", "priority", "id"),
     Index(None, "status", "lease_expires_at"),
@@ -118,6 +153,7 @@ attempts = Table(
     Column("exit_code", Integer),
     Column("signal", Integer),
     Column("error", Json),
+    Column("waited_seconds", Double, doc="in the queue before it, pauses after failures left out"),
 )
 
 events = Table(
@@ -229,6 +265,7 @@ workers = Table(
     Column("registered_at", Double, nullable=False),
     Column("last_seen_at", Double, nullable=False),
     Column("departed_at", Double, doc="set when the worker is known to be gone"),
+    Column("gpu_readings", Json, doc="one object a GPU: index, memory_used_bytes, utilization (0 to 1)"),
 )
 
 catalogues = Table(
@@ -238,4 +275,63 @@ catalogues = Table(
     Column("registries", Json, nullable=False),
     Column("configs", Json, nullable=False, doc="registry key of a Config to its JSON Schema"),
     Column("created_at", Double, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("events", Json, nullable=False, doc="types of events that are sent"),
+    Column("description", Text),
+    Column("key_id", String(16), nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("disabled_at", Double, doc="nothing is sent since then"),
+    Column("disabled_reason", Text),
+    Index(None, "owner", "id"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", IdText, primary_key=True, doc="the message's id, the same in every try"),
+    Column("webhook_id", IdText, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", IdText, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("payload", Text, nullable=False, doc="the body as it is signed and sent"),
+    Column("tries", Integer, nullable=False),
+    Column("next_try_at", Double, doc="None: delivered, or given up"),
+    Column("claimed_until", Double, doc="a sender is at it until then"),
+    Column("delivered_at", Double),
+    Column("last_status", Integer, doc="of the newest answer; None: there was none"),
+    Column("last_error", Text),
+    Column("created_at", Double, nullable=False),
+    Index(None, "next_try_at"),
+    Index(None, "webhook_id", "id"),
+)
+
+storage_removals = Table(
+    "storage_removals",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("storage_key", Text, nullable=False, doc="a file, or all below it"),
+    Column("not_before", Double, nullable=False),
+    Index(None, "not_before"),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("at", Double, nullable=False, doc="by the database's clock"),
 )

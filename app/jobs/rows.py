@@ -45,6 +45,13 @@ class JobRow:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    queued_at: float | None
+    not_before: float | None
+    pause_requested_at: float | None
+    preempt_requested_at: float | None
+    discard_requested_at: float | None
+    keep_days: float | None
+    traceparent: str | None
     now: float
 
 
