@@ -52,6 +52,20 @@ class Settings(BaseSettings):
     """How often leases are checked and waiting jobs are sent out."""
     redispatch_seconds: Seconds = 10.0
     """A wake-up that no worker has followed for this long is sent again."""
+    retry_backoff_seconds: Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], NoDecode] = (
+        10.0,
+        60.0,
+        300.0,
+    )
+    """How long a job waits after its first, second, … failure, comma-separated; the last holds for all that follow."""
+    preemption: bool = False
+    """Let a waiting job pause a running one of a lower priority when there is no room: it saves a checkpoint, goes back
+    to the queue and goes on from there."""
+    max_queued_jobs: Annotated[int | None, Field(ge=0)] = None
+    """Jobs of one project that may wait or be paused at a time, unless the project has a limit of its own. None: any
+    number."""
+    max_running_jobs: Annotated[int | None, Field(ge=0)] = None
+    """Jobs of one project that may run at a time, unless the project has a limit of its own. None: any number."""
     cancel_grace_seconds: Seconds = 30.0
     """Time a cancelled job has to stop by itself before it is killed."""
     worker_gpus: Annotated[tuple[int, ...] | None, NoDecode] = None
@@ -69,6 +83,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("retry_backoff_seconds", mode="before")
+    @classmethod
+    def _split_seconds(cls, value: object) -> object:
+        return tuple(float(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("worker_gpus", mode="before")
     @classmethod

@@ -16,7 +16,8 @@ class StopReason(StrEnum):
 
     CANCEL = "cancel"
     MAX_RUNTIME = "max_runtime"
-    DRAIN = "drain"
+    PUT_OFF = "put_off"
+    """Paused, making room, or its worker goes down: the job's row says which."""
 
 
 def classify_exit(
@@ -38,7 +39,7 @@ def classify_exit(
         )
         return Outcome("failed", error=error, exit_code=exit_code, signal=number)
     failure = result.error if result is not None else None
-    if stop_reason is StopReason.DRAIN and failure is None:
+    if stop_reason is StopReason.PUT_OFF and failure is None:
         return Outcome("requeued", exit_code=exit_code, signal=number)
     if failure is None:
         failure = _guess_failure(status, had_oom_kill=had_oom_kill)

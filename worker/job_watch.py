@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable
 
+from app.jobs.views import StopRequest
 from worker.drain import DrainFlag
 from worker.exit_status import StopReason
 from worker.lease_keeper import LeaseKeeper
 
 
 class JobWatch:
-    """Watches one job from now on. The first reason to stop stays, but a cancel or the end of its time outweighs a
-    worker that goes down: the job is over then, not put off.
+    """Watches one job from now on. The first reason to stop stays, but a cancel or the end of its time outweighs what
+    only puts the job off. A job whose owner wants no last checkpoint is killed at once.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class JobWatch:
 
     def find_reason(self) -> StopReason | None:
         """Returns why the job should stop now, or None."""
-        if self._keeper.is_cancel_requested:
+        request = self._keeper.stop_request
+        if request in (StopRequest.CANCEL, StopRequest.DISCARD):
             return StopReason.CANCEL
         if self._ends_at is not None and self._clock() >= self._ends_at:
             return StopReason.MAX_RUNTIME
-        return StopReason.DRAIN if self._drain.is_set else None
+        return StopReason.PUT_OFF if request is not None or self._drain.is_set else None
 
     def is_stop_due(self) -> bool:
         """True once: when the job is to be asked to stop. The grace begins then."""
@@ -47,10 +49,12 @@ class JobWatch:
         is_first = self.stop_reason is None
         if is_first:
             self._kill_at = self._clock() + self._grace_seconds
-        if self.stop_reason in (None, StopReason.DRAIN):
+        if self.stop_reason in (None, StopReason.PUT_OFF):
             self.stop_reason = reason
         return is_first
 
     def is_kill_due(self) -> bool:
-        """True when the job had its grace and goes on."""
+        """True when the job had its grace and goes on, or gets none."""
+        if self._keeper.stop_request is StopRequest.DISCARD:
+            return True
         return self._kill_at is not None and self._clock() >= self._kill_at

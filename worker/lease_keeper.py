@@ -6,6 +6,7 @@ import time
 
 from app.jobs.errors import LeaseLost
 from app.jobs.service import JobService
+from app.jobs.views import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +23,10 @@ class LeaseKeeper:
         self._job_id = job_id
         self._attempt = attempt
         self._stopped = threading.Event()
-        self._cancelled = threading.Event()
         self._lost = threading.Event()
+        self.stop_request: StopRequest | None = None
+        """What the job was asked for, by the last renewal; a pause may be taken back."""
         self._thread = threading.Thread(target=self._run, name=f"lease-{job_id}", daemon=True)
-
-    @property
-    def is_cancel_requested(self) -> bool:
-        """True when the job's owner asked to cancel it."""
-        return self._cancelled.is_set()
 
     @property
     def is_lost(self) -> bool:
@@ -65,8 +62,7 @@ class LeaseKeeper:
             except Exception as error:  # noqa: BLE001
                 logger.warning("lease of %s not renewed after %.1f s: %s", self._job_id, _since(started_at), error)
             else:
-                if lease.cancel_requested:
-                    self._cancelled.set()
+                self.stop_request = lease.stop_request
 
 
 def _since(started_at: float) -> float:

@@ -47,6 +47,9 @@ JOB: dict[str, Any] = {
     "created_at": _CREATED_AT,
     "started_at": 1795456800.9,
     "finished_at": None,
+    "stop_requested": None,
+    "not_before": None,
+    "keep_days": None,
     "name": "first try",
     "metadata": {},
 }

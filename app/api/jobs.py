@@ -36,7 +36,7 @@ router = APIRouter(tags=["jobs"])
                 },
             },
         ),
-        **error_responses(400, 413, 422),
+        **error_responses(400, 413, 422, 429),
     },
 )
 async def create_job(
@@ -155,16 +155,54 @@ def delete_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) ->
         **error_responses(404, 409, 422),
     },
 )
-def cancel_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
-    """Asks for the job to stop. A queued job is cancelled at once; a running one has 30 seconds to save its state."""
-    return _answer(services.jobs.cancel(principal.owner, job_id))
+def cancel_job(
+    job_id: JobId,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    save_checkpoint: Annotated[
+        bool, Query(description="False: a running job is killed at once, and what it has not saved yet is lost.")
+    ] = True,
+) -> Response:
+    """Asks for the job to stop. A queued job is cancelled at once; a running one has 30 seconds to save a checkpoint,
+    from which a retry goes on."""
+    return _answer(services.jobs.cancel(principal.owner, job_id, save_checkpoint=save_checkpoint))
+
+
+@router.post(
+    "/v1/jobs/{job_id}/pause",
+    summary="Pause a job",
+    response_model=schemas.Job,
+    responses={
+        **example_of(examples.JOB, description="The job; a running one is paused when it has saved a checkpoint."),
+        **error_responses(404, 409, 422),
+    },
+)
+def pause_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
+    """Asks for the job to save a checkpoint, free its GPUs and wait until it is resumed. A queued job is paused at
+    once. Until a running one has obeyed, `stop_requested` says `pause`."""
+    return _answer(services.jobs.pause(principal.owner, job_id))
+
+
+@router.post(
+    "/v1/jobs/{job_id}/resume",
+    summary="Resume a paused job",
+    response_model=schemas.Job,
+    responses={
+        **example_of(examples.JOB, description="The job, queued again or still running."),
+        **error_responses(404, 409, 422),
+    },
+)
+def resume_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
+    """Lets a paused job go on from its checkpoint. It keeps its place: among jobs of its priority the oldest goes
+    first. A pause that a running job has not obeyed yet is taken back."""
+    return _answer(services.jobs.resume(principal.owner, job_id))
 
 
 @router.post(
     "/v1/jobs/{job_id}/retry",
     summary="Retry a job",
     response_model=schemas.Job,
-    responses={**example_of(examples.JOB, description="The job, queued again."), **error_responses(404, 409, 422)},
+    responses={**example_of(examples.JOB, description="The job, queued again."), **error_responses(404, 409, 422, 429)},
 )
 def retry_job(job_id: JobId, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Queues a failed or cancelled job again: steps that are done are skipped, training goes on from its newest

@@ -46,6 +46,9 @@ def render_job(job: JobView) -> Json:
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
+        "stop_requested": job.stop_requested,
+        "not_before": job.not_before,
+        "keep_days": job.keep_days,
         "name": job.name,
         "metadata": job.metadata,
     }

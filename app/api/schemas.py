@@ -93,7 +93,13 @@ class JobRequest(BaseModel):
         3, ge=1, le=100, description="After how many lost or retryable attempts the job counts as failed."
     )
     max_runtime_seconds: float | None = Field(
-        None, gt=0, description="Longest an attempt may run, in seconds; null: no bound."
+        None, gt=0, description="Longest the job may run, in seconds, all its attempts together; null: no bound."
+    )
+    keep_days: float | None = Field(
+        None,
+        ge=0,
+        le=36_500,
+        description="Days from the job's end to its removal with all that it made; null: as the installation says.",
     )
     name: str | None = Field(None, max_length=256, description="For people.")
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
@@ -153,6 +159,15 @@ class Job(Answer):
     created_at: UnixSeconds
     started_at: UnixSeconds | None
     finished_at: UnixSeconds | None
+    stop_requested: Literal["cancel", "pause"] | None = Field(
+        None, description="What a running job was asked for and has not obeyed yet."
+    )
+    not_before: UnixSeconds | None = Field(
+        None, description="After a failure that may go away: when the next attempt may begin."
+    )
+    keep_days: float | None = Field(
+        None, description="Days from its end to its removal; null: as the installation says."
+    )
     name: str | None
     metadata: dict[str, str]
 

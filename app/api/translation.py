@@ -17,6 +17,7 @@ from app.jobs.errors import (
     JobStoreError,
     LeaseLost,
     Problem,
+    TooManyJobs,
 )
 from app.jobs.views import Resources
 from app.previews.errors import TooManyPreviews
@@ -27,6 +28,7 @@ _STATUSES: dict[type[JobStoreError], int] = {
     InvalidTransition: 409,
     FileInUse: 409,
     LeaseLost: 409,
+    TooManyJobs: 429,
     TooManyPreviews: 429,
 }
 """All others say that something is not there."""
@@ -45,6 +47,7 @@ def build_submission(body: JobRequest) -> JobSubmission:
         priority=body.priority,
         max_attempts=body.max_attempts,
         max_runtime_seconds=body.max_runtime_seconds,
+        keep_days=body.keep_days,
         name=body.name,
         metadata=body.metadata,
     )

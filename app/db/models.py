@@ -149,7 +149,7 @@ attempts = Table(
     Column("gpus", Json, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double),
-    Column("outcome", String(16), doc="succeeded, failed, cancelled, requeued or lost"),
+    Column("outcome", String(16), doc="succeeded, failed, cancelled, paused, requeued or lost"),
     Column("exit_code", Integer),
     Column("signal", Integer),
     Column("error", Json),

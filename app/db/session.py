@@ -19,7 +19,8 @@ _WRITING = "finesmith_writing"
 def build_engine(url: str, *, pool_size: int = POOL_SIZE) -> Engine:
     """An engine for `sqlite:///path` or `postgresql+psycopg://…`; connects at first use.
 
-    SQLite: WAL, synchronous=FULL, foreign keys on, 30 s busy timeout, BEGIN IMMEDIATE for writers.
+    SQLite: WAL, synchronous=FULL, foreign keys on, 30 s busy timeout, BEGIN IMMEDIATE for writers. PostgreSQL: 5 s to
+    connect, 10 s for a lock, 20 s for a link or a transaction that gives no sign of life.
     """
     if url.startswith("sqlite"):
         engine = create_engine(
@@ -38,9 +39,19 @@ def build_engine(url: str, *, pool_size: int = POOL_SIZE) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_pre_ping=True,
+        connect_args=_POSTGRES_CONNECT_ARGS,
         json_serializer=_dump_json,
         json_deserializer=from_json,
     )
+
+
+_POSTGRES_CONNECT_ARGS = {
+    "connect_timeout": 5,
+    # A link that is gone without a word is noticed within 20 s, while it idles and while it is waited for.
+    **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 20_000},
+    # A process that was stopped in mid-transaction holds its rows for so long and no longer.
+    "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=20s",
+}
 
 
 def _dump_json(value: object) -> str:

@@ -24,6 +24,7 @@ class JobSubmission:
     priority: int = 0
     max_attempts: int = 3
     max_runtime_seconds: float | None = None
+    keep_days: float | None = None
     name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ class NewArtifact:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. `requeued` is a graceful stop and counts as no failure."""
+    """How an attempt ended. `requeued`: it stopped because it was asked to, which counts as no failure."""
 
     kind: OutcomeKind
     error: JobError | None = None

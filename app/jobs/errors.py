@@ -8,6 +8,7 @@ JobStoreError
 ├── IdempotencyConflict  submit: the key was used with another body
 ├── InvalidTransition    cancel, retry, delete: the job's state (or a job that needs it) does not allow it
 ├── FileInUse            file service: an unfinished job needs the file
+├── TooManyJobs          submit, retry: as many jobs of the project wait as may
 └── LeaseLost            worker side: the attempt is no longer the job's; fatal for the attempt, never for the job
 """
 
@@ -81,6 +82,15 @@ class FileInUse(JobStoreError):
 
     def __init__(self, file_id: str, job_id: str) -> None:
         super().__init__(f"file {file_id} is needed by the unfinished job {job_id}", param="file_id")
+
+
+class TooManyJobs(JobStoreError):
+    code = "too_many_queued_jobs"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} jobs of this project wait already, which is its limit; submit again when some have begun"
+        )
 
 
 class LeaseLost(JobStoreError):

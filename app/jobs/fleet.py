@@ -7,10 +7,22 @@ from sqlalchemy import Connection, Row, and_, insert, or_, select, update
 
 from app.db.clock import db_now
 from app.db.models import catalogues, jobs, workers
-from app.jobs.dispatch import Assignment, Host, Occupant, Waiting
+from app.jobs.dispatch import Assignment
+from app.jobs.rooms import Host, Occupant, Waiting
 from app.states import JobStatus
 
 _QUEUED, _RUNNING = JobStatus.QUEUED.value, JobStatus.RUNNING.value
+
+
+_occupant_columns = (
+    *(jobs.c.id, jobs.c.owner, jobs.c.status, jobs.c.priority),
+    *(jobs.c.worker_id, jobs.c.num_gpus, jobs.c.gpus),
+)
+_is_leaving = or_(
+    jobs.c.cancel_requested_at.is_not(None),
+    jobs.c.pause_requested_at.is_not(None),
+    jobs.c.preempt_requested_at.is_not(None),
+).label("is_leaving")
 
 
 def lock_live_hosts(connection: Connection, *, live_seconds: float, worker_id: str | None = None) -> list[Host]:
@@ -40,27 +52,41 @@ def list_occupants(
 ) -> list[Occupant]:
     """The jobs that hold room on workers: running ones, and those sent there not long ago; `besides` one job."""
     sent = and_(jobs.c.status == _QUEUED, jobs.c.dispatched_at > db_now() - redispatch_seconds)
-    query = select(jobs.c.worker_id, jobs.c.num_gpus, jobs.c.gpus).where(or_(jobs.c.status == _RUNNING, sent))
+    query = select(*_occupant_columns, _is_leaving).where(or_(jobs.c.status == _RUNNING, sent))
     if besides is not None:
         query = query.where(jobs.c.id != besides)
     return [
-        Occupant(row.worker_id, default_num_gpus if row.num_gpus is None else row.num_gpus, tuple(row.gpus))
+        Occupant(
+            row.worker_id,
+            default_num_gpus if row.num_gpus is None else row.num_gpus,
+            tuple(row.gpus),
+            job_id=row.id,
+            owner=row.owner,
+            priority=row.priority,
+            is_running=row.status == _RUNNING,
+            is_leaving=row.is_leaving,
+        )
         for row in connection.execute(query)
         if row.worker_id is not None
     ]
 
 
-def lock_waiting(connection: Connection, *, redispatch_seconds: float, limit_per_size: int) -> list[Waiting]:
-    """Queued jobs not sent yet or sent in vain, highest rank first; at most so many of each number of GPUs.
+def lock_waiting(
+    connection: Connection, *, redispatch_seconds: float, limit_per_size: int, besides_owners: Sequence[str] = ()
+) -> list[Waiting]:
+    """Queued jobs not sent yet or sent in vain, highest rank first; at most so many of each number of GPUs. Those that
+    wait out a failure are left out.
 
     The limit is per number of GPUs, so that a heap of jobs that fit nowhere hides none that would.
     """
     unsent = and_(
         jobs.c.status == _QUEUED,
         or_(jobs.c.dispatched_at.is_(None), jobs.c.dispatched_at <= db_now() - redispatch_seconds),
+        or_(jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()),
+        jobs.c.owner.not_in(besides_owners),
     )
-    columns = (jobs.c.id, jobs.c.num_gpus, jobs.c.required_keys, jobs.c.priority)
-    found: list[Row[str, int | None, dict[str, str], int]] = []
+    columns = (jobs.c.id, jobs.c.num_gpus, jobs.c.required_keys, jobs.c.owner, jobs.c.priority)
+    found: list[Row[str, int | None, dict[str, str], str, int]] = []
     for num_gpus in connection.execute(select(jobs.c.num_gpus).where(jobs.c.status == _QUEUED).distinct()).scalars():
         size = jobs.c.num_gpus.is_(None) if num_gpus is None else jobs.c.num_gpus == num_gpus
         query = (
@@ -72,7 +98,7 @@ def lock_waiting(connection: Connection, *, redispatch_seconds: float, limit_per
         )
         found.extend(connection.execute(query).all())
     found.sort(key=lambda row: (-row.priority, row.id))
-    return [Waiting(row.id, row.num_gpus, row.required_keys) for row in found]
+    return [Waiting(row.id, row.num_gpus, row.required_keys, row.owner, row.priority) for row in found]
 
 
 def mark_dispatched(connection: Connection, assignments: Sequence[Assignment]) -> None:

@@ -1,7 +1,8 @@
 """What owners do with their jobs: submit, look, cancel, retry, delete."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from hashlib import sha256
 from json import dumps
 
@@ -9,9 +10,9 @@ from sqlalchemy import Connection
 
 from app.db.session import snapshot, transaction
 from app.ids import new_id
-from app.jobs import fleet, log_reading, records, repository, transitions
+from app.jobs import fleet, limits, log_reading, records, repository, transitions
 from app.jobs.commands import JobSubmission, NewEvent
-from app.jobs.dispatch import Assignment, Waiting, default_num_gpus, plan
+from app.jobs.dispatch import Assignment, plan
 from app.jobs.errors import (
     ArtifactNotFound,
     IdempotencyConflict,
@@ -22,9 +23,11 @@ from app.jobs.errors import (
 )
 from app.jobs.operations import JobOperations
 from app.jobs.references import find_references
+from app.jobs.rooms import Waiting, default_num_gpus
 from app.jobs.rows import JobRow, as_view, dump_progress, dump_steps
 from app.jobs.secrets import SealedSecret
 from app.jobs.storable import is_storable_text
+from app.jobs.transitions import Change
 from app.jobs.validation import Checked, Validation, check_submission
 from app.jobs.views import (
     ArtifactView,
@@ -69,7 +72,7 @@ class OwnerSide(JobOperations):
     def submit(self, owner: str, submission: JobSubmission, *, idempotency_key: str | None = None) -> Submitted:
         """Stores a job; it is committed when this returns. Then wakes a worker, if one has room and nobody waits.
 
-        Raises InvalidSubmission with every problem, IdempotencyConflict.
+        Raises InvalidSubmission with every problem, IdempotencyConflict, TooManyJobs.
         """
         prepared = self.prepare(owner, submission, idempotency_key=idempotency_key)
         with transaction(self._sessions) as connection:
@@ -87,7 +90,7 @@ class OwnerSide(JobOperations):
     def store(self, connection: Connection, prepared: Prepared) -> Stored:
         """The part of `submit` that writes; the caller commits, then calls `wake`.
 
-        Raises InvalidSubmission with every problem, IdempotencyConflict.
+        Raises InvalidSubmission with every problem, IdempotencyConflict, TooManyJobs.
         """
         owner, submission, checked = prepared.owner, prepared.submission, prepared.checked
         if prepared.idempotency_key is not None:
@@ -96,7 +99,8 @@ class OwnerSide(JobOperations):
                 return Stored(Submitted(as_view(earlier), replayed=True), assignments=())
         if problems := checked.validation.problems or find_references(connection, owner, submission).problems:
             raise InvalidSubmission(problems)
-        assignments = self._place(connection, prepared.job_id, checked)
+        limits.check_room_in_queue(connection, owner, settings=self._settings)
+        assignments = self._place(connection, prepared)
         job = _insert(
             connection, prepared.job_id, owner, submission=submission, checked=checked, assignments=assignments
         )
@@ -127,27 +131,37 @@ class OwnerSide(JobOperations):
         with snapshot(self._sessions) as connection:
             return repository.count_jobs_by_status(connection)
 
-    def cancel(self, owner: str, job_id: str) -> JobView:
+    def cancel(self, owner: str, job_id: str, *, save_checkpoint: bool = True) -> JobView:
         """Cancels a job that no worker has; asks the worker of a running one. Doing it again changes nothing.
 
-        Raises JobNotFound, InvalidTransition for a job that succeeded or failed.
+        Without `save_checkpoint` a running job is killed at once. Raises JobNotFound, InvalidTransition for a job that
+        succeeded or failed.
         """
-        with transaction(self._sessions) as connection:
-            job = _lock(connection, owner, job_id)
-            change = transitions.request_cancel(job)
-            stored = [] if change is None else repository.apply_change(connection, job, change)
-            view = as_view(_find(connection, owner, job_id))
-        self._publish(stored or [])
-        return view
+        return self._steer(owner, job_id, partial(transitions.request_cancel, save_checkpoint=save_checkpoint))
+
+    def pause(self, owner: str, job_id: str) -> JobView:
+        """Pauses a job that no worker has; asks the worker of a running one, which saves a checkpoint first.
+
+        Raises JobNotFound, InvalidTransition for a job that is over or being cancelled.
+        """
+        return self._steer(owner, job_id, transitions.request_pause)
+
+    def resume(self, owner: str, job_id: str) -> JobView:
+        """Lets a paused job go on, from its checkpoint and in its old place. Doing it again changes nothing.
+
+        Raises JobNotFound, InvalidTransition for a job that is over or being cancelled.
+        """
+        return self._steer(owner, job_id, transitions.request_resume)
 
     def retry(self, owner: str, job_id: str) -> JobView:
         """Sends a failed or cancelled job back to the queue under its id; steps that are done are not repeated.
 
-        Raises JobNotFound, InvalidTransition, InvalidSubmission when a file or job that it needs is gone.
+        Raises JobNotFound, InvalidTransition, InvalidSubmission when a file or job that it needs is gone, TooManyJobs.
         """
         with transaction(self._sessions) as connection:
             job = _lock(connection, owner, job_id)
             change = transitions.retry(job)
+            limits.check_room_in_queue(connection, owner, settings=self._settings)
             if problems := find_references(connection, owner, _name_references(job)).problems:
                 raise InvalidSubmission(problems)
             stored = repository.apply_change(connection, job, change)
@@ -202,12 +216,21 @@ class OwnerSide(JobOperations):
         lines = log_reading.read_lines(self._storage, chunks, after=after, limit=limit + 1)
         return Page(lines[:limit], has_more=len(lines) > limit)
 
+    def _steer(self, owner: str, job_id: str, request: Callable[[JobRow], Change | None]) -> JobView:
+        with transaction(self._sessions) as connection:
+            job = _lock(connection, owner, job_id)
+            change = request(job)
+            stored = [] if change is None else repository.apply_change(connection, job, change)
+            view = as_view(_find(connection, owner, job_id))
+        self._publish(stored or [])
+        return view
+
     def _check(self, owner: str, submission: JobSubmission) -> Checked:
         installation = self._workers.current_installation()
         with snapshot(self._sessions) as connection:
             return check_submission(connection, owner, submission, installation=installation, settings=self._settings)
 
-    def _place(self, connection: Connection, job_id: str, checked: Checked) -> Sequence[Assignment]:
+    def _place(self, connection: Connection, prepared: Prepared) -> Sequence[Assignment]:
         """A worker with room for a new job, while no other job waits; else the reconciler's next round decides."""
         if repository.has_undispatched_job(connection):
             return []
@@ -219,7 +242,16 @@ class OwnerSide(JobOperations):
             default_num_gpus=default_num_gpus(hosts),
             redispatch_seconds=self._settings.redispatch_seconds,
         )
-        return plan([Waiting(job_id, checked.num_gpus, checked.required_keys)], hosts, occupants)
+        checked = prepared.checked
+        waiting = Waiting(
+            prepared.job_id,
+            checked.num_gpus,
+            checked.required_keys,
+            owner=prepared.owner,
+            priority=prepared.submission.priority,
+        )
+        running_limits = limits.list_running_limits(connection, settings=self._settings)
+        return plan([waiting], hosts, occupants, limits=running_limits).assignments
 
 
 def _find(connection: Connection, owner: str, job_id: str) -> JobRow:
@@ -281,6 +313,7 @@ def _insert(
         "priority": submission.priority,
         "max_attempts": submission.max_attempts,
         "max_runtime_seconds": submission.max_runtime_seconds,
+        "keep_days": submission.keep_days,
         "attempt": 0,
         "failures": 0,
         "last_seq": 1,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 
 from app.db.clock import db_now
 from app.db.models import artifacts, attempts, events, files, job_secrets, log_chunks
@@ -30,8 +30,22 @@ def begin_attempt(connection: Connection, job: JobRow, *, attempt: int, worker_i
     """Writes down that a worker has claimed the job."""
     connection.execute(
         insert(attempts).values(
-            job_id=job.id, attempt=attempt, worker_id=worker_id, gpus=list(gpus), started_at=db_now()
+            job_id=job.id,
+            attempt=attempt,
+            worker_id=worker_id,
+            gpus=list(gpus),
+            started_at=job.now,
+            waited_seconds=max(0.0, job.now - max(job.queued_at or job.created_at, job.not_before or 0.0)),
         )
+    )
+
+
+def sum_runtime_seconds(connection: Connection, job: JobRow) -> float:
+    """How long the job's attempts that have ended ran, since it was submitted or last retried by its owner."""
+    seconds = func.coalesce(func.sum(attempts.c.ended_at - attempts.c.started_at), 0.0)
+    ended = (attempts.c.job_id == job.id, attempts.c.ended_at.is_not(None))
+    return float(
+        connection.execute(select(seconds).where(*ended, attempts.c.started_at >= (job.started_at or 0.0))).scalar_one()
     )
 
 

@@ -3,7 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Double, Select, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.clock import db_now
@@ -13,6 +26,7 @@ from app.jobs.commands import NewEvent
 from app.jobs.rows import JobRow, parse_row
 from app.jobs.storable import make_storable, make_text_storable
 from app.jobs.transitions import Change
+from app.jobs.views import LeaseView, StopRequest
 from app.states import UNFINISHED_STATUSES, JobStatus
 from app.stored_event import StoredEvent
 
@@ -35,12 +49,23 @@ _find_job = _select_job.where(jobs.c.id == bindparam("job_id"), jobs.c.owner == 
 _lock_owned_job = _find_job.with_for_update(of=jobs)
 _lock_job = _select_job.where(jobs.c.id == bindparam("job_id")).with_for_update(of=jobs)
 _lock_running_job = _lock_job.where(jobs.c.attempt == bindparam("job_attempt"), jobs.c.status == _RUNNING)
-_has_undispatched_job = select(exists().where(jobs.c.status == _QUEUED, jobs.c.dispatched_at.is_(None)))
+_has_undispatched_job = select(
+    exists().where(
+        jobs.c.status == _QUEUED,
+        jobs.c.dispatched_at.is_(None),
+        or_(jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()),
+    )
+)
 _renew_lease = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"), jobs.c.attempt == bindparam("job_attempt"), jobs.c.status == _RUNNING)
     .values(lease_expires_at=db_now() + bindparam("lease_seconds", type_=Double()))
-    .returning(jobs.c.cancel_requested_at)
+    .returning(
+        jobs.c.preempt_requested_at,
+        jobs.c.pause_requested_at,
+        jobs.c.cancel_requested_at,
+        jobs.c.discard_requested_at,
+    )
 )
 
 
@@ -71,13 +96,14 @@ def lock_running_job(connection: Connection, job_id: str, *, attempt: int) -> Jo
     return _first(connection, _lock_running_job, job_id=job_id, job_attempt=attempt)
 
 
-def lock_expired_jobs(connection: Connection, *, worker_id: str | None, limit: int) -> list[JobRow]:
-    """Running jobs whose lease ran out, or all of one worker; those that somebody else has locked are left out."""
-    condition = jobs.c.lease_expires_at < db_now() if worker_id is None else jobs.c.worker_id == worker_id
-    query = (
-        _select_job.where(jobs.c.status == _RUNNING, condition).limit(limit).with_for_update(of=jobs, skip_locked=True)
-    )
-    return [parse_row(row._mapping) for row in connection.execute(query)]
+def lock_expired_jobs(connection: Connection, *, at: float, limit: int) -> list[JobRow]:
+    """Running jobs whose lease had run out at that time; those that somebody else has locked are left out."""
+    return _lock_running_jobs(connection, jobs.c.lease_expires_at < at, limit=limit)
+
+
+def lock_jobs_of_worker(connection: Connection, worker_id: str, *, limit: int) -> list[JobRow]:
+    """Jobs that the worker runs; those that somebody else has locked are left out."""
+    return _lock_running_jobs(connection, jobs.c.worker_id == worker_id, limit=limit)
 
 
 def list_jobs(
@@ -116,11 +142,14 @@ def apply_change(connection: Connection, job: JobRow, change: Change) -> list[St
     return _insert_events(connection, job.id, change.events, attempt=attempt, first_seq=first_seq, now=now)
 
 
-def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seconds: float) -> bool | None:
-    """Extends the lease from now; whether a cancel was requested, or None when the attempt lost the job."""
+def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seconds: float) -> LeaseView | None:
+    """Extends the lease from now; None when the attempt lost the job."""
     parameters = {"job_id": job_id, "job_attempt": attempt, "lease_seconds": lease_seconds}
     row = connection.execute(_renew_lease, parameters).first()
-    return None if row is None else row[0] is not None
+    if row is None:
+        return None
+    standing = [request for request, requested_at in zip(StopRequest, row, strict=True) if requested_at is not None]
+    return LeaseView(standing[-1] if standing else None)
 
 
 def delete_job(connection: Connection, job_id: str) -> None:
@@ -166,6 +195,12 @@ def count_jobs_by_status(connection: Connection) -> dict[str, int]:
 def has_undispatched_job(connection: Connection) -> bool:
     """True when some queued job has not been sent to a worker yet."""
     return bool(connection.execute(_has_undispatched_job).scalar())
+
+
+def _lock_running_jobs(connection: Connection, condition: ColumnElement[bool], *, limit: int) -> list[JobRow]:
+    query = _select_job.where(jobs.c.status == _RUNNING, condition).limit(limit)
+    rows = connection.execute(query.with_for_update(of=jobs, skip_locked=True))
+    return [parse_row(row._mapping) for row in rows]
 
 
 def _insert_events(

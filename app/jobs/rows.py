@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue
 from sqlalchemy import RowMapping
@@ -115,7 +115,18 @@ def as_view(row: JobRow) -> JobView:
         finished_at=row.finished_at,
         name=row.name,
         metadata=row.metadata,
+        stop_requested=_find_stop_requested(row),
+        not_before=row.not_before,
+        keep_days=row.keep_days,
     )
+
+
+def _find_stop_requested(row: JobRow) -> Literal["cancel", "pause"] | None:
+    if row.status is not JobStatus.RUNNING:
+        return None
+    if row.cancel_requested_at is not None:
+        return "cancel"
+    return "pause" if row.pause_requested_at is not None else None
 
 
 def _parse_step(value: Mapping[str, Any]) -> StepView:

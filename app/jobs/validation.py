@@ -135,6 +135,9 @@ def _check_numbers(submission: JobSubmission, installation: Installation) -> Ite
     seconds = submission.max_runtime_seconds
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         yield Problem("max_runtime_seconds must be above 0", "max_runtime_seconds", "invalid_value")
+    days = submission.keep_days
+    if days is not None and not (math.isfinite(days) and days >= 0):
+        yield Problem("keep_days must be 0 or more", "keep_days", "invalid_value")
     gpus, most = submission.resources.gpus, installation.most_gpus
     if gpus is not None and gpus < 0:
         yield Problem("resources.gpus must be 0 or more", "resources.gpus", "invalid_value")

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from enum import StrEnum
+from typing import Generic, Literal, TypeVar
 
 from pydantic import JsonValue
 
@@ -79,6 +80,12 @@ class JobView:
     finished_at: float | None
     name: str | None
     metadata: Mapping[str, str]
+    stop_requested: Literal["cancel", "pause"] | None
+    """What a running job was asked for and has not obeyed yet."""
+    not_before: float | None
+    """After a failure: when the next attempt may begin."""
+    keep_days: float | None
+    """Days from its end to its removal; None: as the installation says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +125,20 @@ class Submitted:
     replayed: bool
 
 
+class StopRequest(StrEnum):
+    """What a running job is asked for: all but the last one let the step save a checkpoint."""
+
+    PREEMPT = "preempt"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+    DISCARD = "discard"
+    """Cancelled, and what is not saved is not wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseView:
-    cancel_requested: bool
+    stop_request: StopRequest | None
+    """The weightiest of the requests that stand; a pause may be taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +180,5 @@ class Claim:
     gpus: tuple[int, ...]
     inputs: ClaimInputs
     max_runtime_seconds: float | None
+    """What is left for this attempt of the job's own bound."""
     priority: int

@@ -6,11 +6,12 @@ from pydantic import JsonValue
 from sqlalchemy import Connection
 
 from app.db.session import transaction
-from app.jobs import fleet, records, repository, transitions
+from app.jobs import fleet, limits, records, repository, transitions
 from app.jobs.commands import NewArtifact, NewEvent, Outcome
-from app.jobs.dispatch import choose_gpus, default_num_gpus
+from app.jobs.dispatch import choose_gpus
 from app.jobs.errors import LeaseLost
 from app.jobs.operations import JobOperations
+from app.jobs.rooms import default_num_gpus
 from app.jobs.rows import JobRow, dump_progress, dump_steps
 from app.jobs.secrets import UnreadableSecret
 from app.jobs.step_states import StepStates
@@ -64,14 +65,12 @@ class WorkerSide(JobOperations):
         return claim
 
     def renew(self, job_id: str, attempt: int) -> LeaseView:
-        """Extends the lease from now, and tells whether the owner wants the job cancelled. Raises LeaseLost."""
+        """Extends the lease from now, and tells whether the job is asked to stop. Raises LeaseLost."""
         with transaction(self._sessions) as connection:
-            cancel_requested = repository.renew_lease(
-                connection, job_id, attempt=attempt, lease_seconds=self.lease_seconds
-            )
-        if cancel_requested is None:
+            lease = repository.renew_lease(connection, job_id, attempt=attempt, lease_seconds=self.lease_seconds)
+        if lease is None:
             raise LeaseLost(job_id, attempt)
-        return LeaseView(cancel_requested=cancel_requested)
+        return lease
 
     def record_events(self, job_id: str, attempt: int, events: Sequence[NewEvent]) -> list[StoredEvent]:
         """Numbers and stores events and moves the job's steps and progress by them, then publishes them.
@@ -125,7 +124,7 @@ class WorkerSide(JobOperations):
         """
         with transaction(self._sessions) as connection:
             job = _lock_mine(connection, job_id, attempt)
-            change = transitions.end_attempt(job, outcome)
+            change = transitions.end_attempt(job, outcome, backoff_seconds=self._settings.retry_backoff_seconds)
             stored = _apply(connection, job, change)
             records.close_attempt(connection, job, kind=change.outcome or outcome.kind, outcome=outcome)
             status = JobStatus(change.values["status"])
@@ -140,7 +139,7 @@ class WorkerSide(JobOperations):
         live_seconds = self._settings.lease_seconds
         hosts = fleet.lock_live_hosts(connection, live_seconds=live_seconds, worker_id=worker_id)
         job = repository.lock_job(connection, job_id)
-        if not hosts or job is None or job.status is not JobStatus.QUEUED or job.worker_id not in (None, worker_id):
+        if not hosts or job is None or not _is_claimable(job, worker_id):
             return None
         default = default_num_gpus(hosts)
         occupants = fleet.list_occupants(
@@ -150,10 +149,18 @@ class WorkerSide(JobOperations):
             besides=job_id,
         )
         mine = [occupant for occupant in occupants if occupant.worker_id == worker_id]
+        if not limits.may_run_another(connection, job.owner, settings=self._settings):
+            fleet.withdraw_dispatch(connection, job_id)
+            return None
         gpus = choose_gpus(hosts[0], mine, default if job.num_gpus is None else job.num_gpus)
         if gpus is None:
             fleet.withdraw_dispatch(connection, job_id)
         return gpus
+
+
+def _is_claimable(job: JobRow, worker_id: str) -> bool:
+    is_due = job.not_before is None or job.not_before <= job.now
+    return job.status is JobStatus.QUEUED and is_due and job.worker_id in (None, worker_id)
 
 
 def _lock_mine(connection: Connection, job_id: str, attempt: int) -> JobRow:
@@ -190,9 +197,15 @@ def _build_claim(
             calibration_file=files.get(job.calibration_file or ""),
             input_job=None if job.input_job is None else _build_input_job(connection, job.input_job),
         ),
-        max_runtime_seconds=job.max_runtime_seconds,
+        max_runtime_seconds=_find_runtime_left(connection, job),
         priority=job.priority,
     )
+
+
+def _find_runtime_left(connection: Connection, job: JobRow) -> float | None:
+    if job.max_runtime_seconds is None:
+        return None
+    return max(0.0, job.max_runtime_seconds - records.sum_runtime_seconds(connection, job))
 
 
 def _build_input_job(connection: Connection, job_id: str) -> InputJobRef:

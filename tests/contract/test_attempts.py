@@ -10,7 +10,7 @@ from app.db.session import snapshot, transaction
 from app.jobs.commands import NewArtifact, NewEvent, Outcome
 from app.jobs.errors import InvalidTransition, LeaseLost
 from app.jobs.rows import dump_steps
-from app.jobs.views import JobError, LogCursor
+from app.jobs.views import JobError, LogCursor, StopRequest
 from app.states import JobStatus, StepStatus
 from tests.support.installation import OWNER, CoreInstallation
 
@@ -224,7 +224,7 @@ def test_old_attempt_can_write_nothing(core: CoreInstallation) -> None:
         with pytest.raises(LeaseLost):
             write()
     assert list_types(core, claim.job_id) == before
-    assert core.jobs.renew(claim.job_id, 2).cancel_requested is False
+    assert core.jobs.renew(claim.job_id, 2).stop_request is None
 
 
 def test_expired_lease_is_taken_back_and_counts_as_a_failure(core: CoreInstallation) -> None:
@@ -282,7 +282,7 @@ def test_running_job_is_asked_and_ends_when_its_worker_says_so(core: CoreInstall
     core.add_worker()
     claim = core.claim_new()
     assert core.jobs.cancel(OWNER, claim.job_id).status == JobStatus.RUNNING
-    assert core.jobs.renew(claim.job_id, 1).cancel_requested is True
+    assert core.jobs.renew(claim.job_id, 1).stop_request is StopRequest.CANCEL
     assert core.jobs.finish(claim.job_id, 1, Outcome("cancelled", signal=15)) == JobStatus.CANCELLED
 
 

@@ -108,8 +108,9 @@ def migrate_sqlite(folder: Path) -> Path:
 
 @contextmanager
 def open_installation(data_dir: Path, **settings: Any) -> Iterator[CoreInstallation]:
-    """Services on a migrated database: SQLite in `data_dir`, or `database_url`."""
-    configured = Settings(data_dir=data_dir, **settings)
+    """Services on a migrated database: SQLite in `data_dir`, or `database_url`. Jobs do not wait after failures, unless
+    the settings say so."""
+    configured = Settings(data_dir=data_dir, **{"retry_backoff_seconds": (), **settings})
     engine = build_engine(configured.database_url)
     sessions, storage = SessionFactory(engine), Storage(configured.storage_url)
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from app.jobs.commands import Outcome
 from app.jobs.errors import LeaseLost
-from app.jobs.views import Claim, ClaimInputs, JobError, LeaseView
+from app.jobs.views import Claim, ClaimInputs, JobError, LeaseView, StopRequest
 from app.settings import Settings
 from app.storage import Storage
 from trainer_core.attempt.outcome import AttemptResult, Failure
@@ -37,9 +37,9 @@ INTERRUPTED = AttemptResult("interrupted")
         (75, INTERRUPTED, StopReason.CANCEL, False, "cancelled", None, False),
         (-9, None, StopReason.CANCEL, False, "cancelled", None, False),
         (1, FAILED, StopReason.CANCEL, False, "cancelled", None, False),
-        (75, INTERRUPTED, StopReason.DRAIN, False, "requeued", None, False),
-        (-9, None, StopReason.DRAIN, False, "requeued", None, False),
-        (1, FAILED, StopReason.DRAIN, False, "failed", "invalid_data", False),
+        (75, INTERRUPTED, StopReason.PUT_OFF, False, "requeued", None, False),
+        (-9, None, StopReason.PUT_OFF, False, "requeued", None, False),
+        (1, FAILED, StopReason.PUT_OFF, False, "failed", "invalid_data", False),
         (75, INTERRUPTED, StopReason.MAX_RUNTIME, False, "failed", "max_runtime_exceeded", False),
         (1, FAILED, None, False, "failed", "invalid_data", False),
         (1, NETWORK, None, False, "failed", "network", True),
@@ -159,17 +159,17 @@ class Leases:
             self.answers.append(answer)
         if isinstance(answer, Exception):
             raise answer
-        return LeaseView(cancel_requested=bool(answer))
+        return LeaseView(answer)
 
 
 def test_an_outage_loses_no_lease_and_a_cancel_is_heard_after_it():
-    leases = Leases(ConnectionError("away"), True)
+    leases = Leases(ConnectionError("away"), StopRequest.CANCEL)
     keeper = LeaseKeeper(leases, job_id="job-1", attempt=1)
     keeper.start()
     assert leases.is_asked_out.wait(10)
     keeper.stop()
 
-    assert keeper.is_cancel_requested
+    assert keeper.stop_request is StopRequest.CANCEL
     keeper.raise_if_lost()
 
 
@@ -201,7 +201,7 @@ def test_a_stop_is_asked_for_once_and_killed_after_its_grace():
     drain.set()
     assert watch.is_stop_due()
     assert not watch.is_stop_due()
-    assert watch.stop_reason is StopReason.DRAIN
+    assert watch.stop_reason is StopReason.PUT_OFF
     assert not watch.is_kill_due()
     clock.now = 105.0
     assert watch.is_kill_due()
@@ -218,6 +218,39 @@ def test_the_end_of_its_time_outweighs_a_worker_that_goes_down():
     watch.is_stop_due()
 
     assert watch.stop_reason is StopReason.MAX_RUNTIME
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason", "is_killed_at_once"),
+    [
+        pytest.param(StopRequest.PREEMPT, StopReason.PUT_OFF, False, id="it makes room and goes on later"),
+        pytest.param(StopRequest.PAUSE, StopReason.PUT_OFF, False, id="it is paused"),
+        pytest.param(StopRequest.CANCEL, StopReason.CANCEL, False, id="it may save a checkpoint"),
+        pytest.param(StopRequest.DISCARD, StopReason.CANCEL, True, id="nothing of it is wanted"),
+    ],
+)
+def test_a_request_on_the_row_stops_the_job(request_: StopRequest, reason: StopReason, is_killed_at_once: bool):
+    keeper = LeaseKeeper(Leases(), job_id="job-1", attempt=1)
+    watch = JobWatch(keeper=keeper, drain=DrainFlag(), max_runtime_seconds=None, grace_seconds=5.0, clock=Clock())
+    keeper.stop_request = request_
+
+    assert watch.is_stop_due()
+    assert watch.stop_reason is reason
+    assert watch.is_kill_due() is is_killed_at_once
+
+
+def test_a_cancel_outweighs_a_pause_and_a_pause_taken_back_in_time_stops_nothing():
+    keeper = LeaseKeeper(Leases(), job_id="job-1", attempt=1)
+    watch = JobWatch(keeper=keeper, drain=DrainFlag(), max_runtime_seconds=None, grace_seconds=5.0, clock=Clock())
+    keeper.stop_request = StopRequest.PAUSE
+    keeper.stop_request = None
+    assert not watch.is_stop_due()
+
+    keeper.stop_request = StopRequest.PAUSE
+    assert watch.is_stop_due()
+    keeper.stop_request = StopRequest.CANCEL
+    watch.is_stop_due()
+    assert watch.stop_reason is StopReason.CANCEL
 
 
 class FailingPump:

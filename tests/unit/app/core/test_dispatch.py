@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.jobs.dispatch import Host, Occupant, Waiting, choose_gpus, default_num_gpus, plan
+from app.jobs.dispatch import choose_gpus, plan
+from app.jobs.rooms import Host, Occupant, Waiting, default_num_gpus
 
 
 def host(worker_id: str, num_gpus: int = 0, slots: int | None = None) -> Host:
@@ -10,7 +11,7 @@ def host(worker_id: str, num_gpus: int = 0, slots: int | None = None) -> Host:
 
 
 def place(waiting: list[Waiting], hosts: list[Host], occupants: list[Occupant] | None = None) -> dict[str, str]:
-    return {assignment.job_id: assignment.worker_id for assignment in plan(waiting, hosts, occupants or [])}
+    return {assignment.job_id: assignment.worker_id for assignment in plan(waiting, hosts, occupants or []).assignments}
 
 
 @pytest.mark.parametrize(
