@@ -33,7 +33,9 @@ class JobOptions(TypedDict, total=False):
     max_attempts: int | None
     """How often the job is taken up again after failures that may go away."""
     max_runtime_seconds: float | None
-    """The job is stopped when an attempt takes longer, in seconds."""
+    """The job is stopped when its attempts together take longer, in seconds."""
+    keep_days: float | None
+    """Days from the job's end to its removal with all that it made."""
     name: str | None
     """For people."""
     metadata: Mapping[str, str] | None

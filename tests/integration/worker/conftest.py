@@ -61,7 +61,10 @@ class Installation:
 
     def __init__(self, data_dir: Path, **settings: object) -> None:
         key = base64.b64encode(bytes(range(32))).decode()
-        self.settings = Settings(data_dir=data_dir, cancel_grace_seconds=3.0, secret_key=key, **settings)
+        self.settings = Settings(
+            data_dir=data_dir,
+            **{"cancel_grace_seconds": 3.0, "retry_backoff_seconds": (), "secret_key": key, **settings},
+        )
         self.sessions = SessionFactory(build_engine(self.settings.database_url))
         metadata.create_all(self.sessions.engine)
         self.storage = Storage(self.settings.storage_url)
@@ -201,6 +204,7 @@ class Worker:
                     "FINESMITH_REDIS_URL": settings.redis_url,
                     "FINESMITH_SECRET_KEY": settings.secret_key.get_secret_value(),
                     "FINESMITH_CANCEL_GRACE_SECONDS": str(settings.cancel_grace_seconds),
+                    "FINESMITH_RETRY_BACKOFF_SECONDS": ",".join(map(str, settings.retry_backoff_seconds)),
                     "FINESMITH_LEASE_SECONDS": str(settings.lease_seconds),
                     "FINESMITH_HEARTBEAT_SECONDS": str(settings.heartbeat_seconds),
                     **({"FINESMITH_MODEL_ROOT": str(settings.model_root)} if settings.model_root else {}),

@@ -111,6 +111,38 @@ def test_cancel_stops_a_running_job_soon(shared, until, alive):
     assert not alive(pid)
 
 
+def test_a_cancel_without_a_checkpoint_kills_at_once(shared, alive):
+    job_id = shared.submit({"train": {"ignore_signals": 600}})
+    pid = shared.wait_asleep(job_id)
+    asked_at = time.monotonic()
+
+    shared.jobs.cancel(OWNER, job_id, save_checkpoint=False)
+
+    assert shared.wait(job_id).status is JobStatus.CANCELLED
+    assert time.monotonic() - asked_at < 2.5, "it did not wait for the grace of 3 s"
+    assert not alive(pid)
+    assert not shared.storage.exists(f"jobs/{job_id}/checkpoints/checkpoint-7.json")
+
+
+def test_a_paused_job_frees_its_worker_and_goes_on_from_its_checkpoint(shared, until, alive):
+    job_id = shared.submit({"train": {"sleep_once": 60}})
+    pid = shared.wait_asleep(job_id)
+
+    shared.jobs.pause(OWNER, job_id)
+    until(lambda: shared.get(job_id).status is JobStatus.PAUSED)
+    assert not alive(pid)
+    assert shared.storage.exists(f"jobs/{job_id}/checkpoints/checkpoint-7.json")
+    other = shared.submit({}, steps=["prepare"])
+    assert shared.wait(other).status is JobStatus.SUCCEEDED
+
+    shared.jobs.resume(OWNER, job_id)
+    shared.jobs.dispatch_ready()
+    job = shared.wait(job_id)
+    assert (job.status, job.attempt, job.failures) == (JobStatus.SUCCEEDED, 2, 0)
+    types = [event.type for event in shared.events(job_id) if event.type.startswith("job.")]
+    assert types == ["job.queued", "job.running", "job.paused", "job.resumed", "job.running", "job.succeeded"]
+
+
 def test_cancel_kills_what_does_not_listen_and_what_hides(shared, alive):
     pid_file = shared.settings.data_dir / "pids"
     job_id = shared.submit({"train": {"grandchild": str(pid_file), "ignore_signals": 600}})

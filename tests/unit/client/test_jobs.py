@@ -137,6 +137,19 @@ def test_listed_jobs_are_as_able_as_others(client: Client, service: FakeService)
     assert job.status == "running"
 
 
+def test_a_job_is_paused_resumed_and_cancelled_without_a_checkpoint(client: Client, service: FakeService) -> None:
+    path = f"/v1/jobs/{examples.JOB_ID}"
+    service.on("GET", path, Reply(json=examples.job("running")))
+    service.on("POST", f"{path}/pause", Reply(json=examples.job("running", stop_requested="pause")))
+    service.on("POST", f"{path}/resume", Reply(json=examples.job("queued")))
+    service.on("POST", f"{path}/cancel", Reply(json=examples.job("cancelled")))
+    job = client.jobs.get(examples.JOB_ID)
+    assert job.pause().stop_requested == "pause"
+    assert job.resume().status == "queued"
+    assert job.cancel(save_checkpoint=False).status == "cancelled"
+    assert service.requests[-1].query == {"save_checkpoint": "false"}
+
+
 def test_a_job_is_refreshed_retried_and_deleted(client: Client, service: FakeService) -> None:
     path = f"/v1/jobs/{examples.JOB_ID}"
     service.on("GET", path, Reply(json=examples.job("failed")))

@@ -35,7 +35,7 @@ CALLS = {
     ],
     "client.jobs": [
         "artifacts(job_id)",
-        "cancel(job_id)",
+        "cancel(job_id, *, save_checkpoint=True)",
         "create(*, config, idempotency_key=None, **options)",
         "delete(job_id)",
         "download(job_id, path, *, prefix=None)",
@@ -46,6 +46,8 @@ CALLS = {
         "list(*, limit=None, after=None, status=None)",
         "logs(job_id, *, after=None)",
         "metrics(job_id, *, after=None)",
+        "pause(job_id)",
+        "resume(job_id)",
         "retry(job_id)",
         "validate(*, config, **options)",
         "wait(job, *, timeout=86400.0, progress=True)",
@@ -55,13 +57,15 @@ CALLS = {
     "client.workers": ["list()"],
     "job": [
         "artifacts()",
-        "cancel()",
+        "cancel(*, save_checkpoint=True)",
         "delete()",
         "download(path, *, prefix=None)",
         "events(*, after=None, follow=False)",
         "logs(*, after=None, follow=False)",
         "metrics(*, after=None)",
+        "pause()",
         "refresh()",
+        "resume()",
         "retry()",
         "wait(*, timeout=86400.0, progress=True)",
     ],
@@ -70,7 +74,7 @@ CALLS = {
 
 OPTIONS = [
     "steps", "training_file", "validation_file", "input_job", "resources", "priority", "max_attempts",
-    "max_runtime_seconds", "name", "metadata",
+    "max_runtime_seconds", "keep_days", "name", "metadata",
 ]  # fmt: skip
 
 FIELDS = {
@@ -82,7 +86,7 @@ FIELDS = {
     "Gpu": "index name memory_bytes",
     "Health": "status checks extra",
     "Job": "id status step steps progress config resources priority attempt failures error created_at started_at"
-    " finished_at name metadata extra",
+    " finished_at stop_requested not_before keep_days name metadata extra",
     "JobErrorInfo": "code message param step",
     "JobProgress": "global_step total_steps epoch loss tokens_per_second eta_seconds",
     "JobStep": "name status started_at finished_at error facts",

@@ -113,6 +113,12 @@ class Job:
     """When it first ran, in Unix seconds; None before."""
     finished_at: float | None = None
     """When it ended, in Unix seconds; None before."""
+    stop_requested: Literal["cancel", "pause"] | None = None
+    """What the running job was asked for and has not obeyed yet."""
+    not_before: float | None = None
+    """After a failure that may go away: when the next attempt may begin, in Unix seconds."""
+    keep_days: float | None = None
+    """Days from its end to its removal; None: as the service is set up."""
     name: str | None = None
     """The name given at submission."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -140,9 +146,20 @@ class Job:
         """
         return self._bound.wait(self, timeout=timeout, progress=progress)
 
-    def cancel(self) -> "Job":
-        """Asks the service to stop the job; returns at once, `wait` raises JobCancelled once it has stopped."""
-        return self._bound.cancel(self.id)
+    def cancel(self, *, save_checkpoint: bool = True) -> "Job":
+        """Asks the service to stop the job; returns at once, `wait` raises JobCancelled once it has stopped.
+
+        Without `save_checkpoint` a running job is killed at once, and what it has not saved yet is lost.
+        """
+        return self._bound.cancel(self.id, save_checkpoint=save_checkpoint)
+
+    def pause(self) -> "Job":
+        """Asks the job to save a checkpoint, free its GPUs and wait until it is resumed; returns at once."""
+        return self._bound.pause(self.id)
+
+    def resume(self) -> "Job":
+        """Lets the paused job go on from its checkpoint; it keeps its place in the queue."""
+        return self._bound.resume(self.id)
 
     def retry(self) -> "Job":
         """Queues a failed or cancelled job again; it goes on from its last complete checkpoint."""

@@ -74,12 +74,27 @@ class Jobs:
         query = ListQuery(api_path("jobs"), Job, params=params, finish=self._bind)
         return fetch_page(self._transport, query)
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, *, save_checkpoint: bool = True) -> Job:
         """Asks the service to stop the job and returns at once; asking again does no harm.
 
-        Raises ConflictError if it has succeeded or failed.
+        Without `save_checkpoint` a running job is killed at once. Raises ConflictError if it has succeeded or failed.
         """
-        return self._job(self._transport.send(Call("POST", api_path("jobs", job_id, "cancel"))))
+        params = {} if save_checkpoint else {"save_checkpoint": "false"}
+        return self._job(self._transport.send(Call("POST", api_path("jobs", job_id, "cancel"), params=params)))
+
+    def pause(self, job_id: str) -> Job:
+        """Asks the job to save a checkpoint, free its GPUs and wait until it is resumed; returns at once.
+
+        Until a running job has obeyed, `stop_requested` is `pause`. Raises ConflictError if it has finished.
+        """
+        return self._job(self._transport.send(Call("POST", api_path("jobs", job_id, "pause"))))
+
+    def resume(self, job_id: str) -> Job:
+        """Lets a paused job go on from its checkpoint, or takes back a pause that it has not obeyed yet.
+
+        Raises ConflictError if it has finished.
+        """
+        return self._job(self._transport.send(Call("POST", api_path("jobs", job_id, "resume"))))
 
     def retry(self, job_id: str) -> Job:
         """Queues a failed or cancelled job again, from its last complete checkpoint. Raises ConflictError for others.
