@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[3]
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A running service with one local model; yields what a user puts into the environment."""
-    build_tiny_llama(tmp_path / "models" / "tiny")
+    build_tiny_llama(tmp_path / "models" / "tiny", max_position_embeddings=2048)
     names = {"FINESMITH_DATA_DIR": str(tmp_path / "data"), "FINESMITH_MODEL_ROOT": str(tmp_path / "models")}
     argv = [sys.executable, "-m", "app.cli", "up", "--port", "0"]
     service = subprocess.Popen(argv, env={**os.environ, **names}, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
