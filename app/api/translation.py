@@ -20,6 +20,7 @@ from app.jobs.errors import (
 )
 from app.jobs.views import Resources
 from app.previews.errors import TooManyPreviews
+from app.webhooks.errors import TooManyWebhooks, WebhookDisabled
 
 _STATUSES: dict[type[JobStoreError], int] = {
     InvalidSubmission: 422,
@@ -28,6 +29,8 @@ _STATUSES: dict[type[JobStoreError], int] = {
     FileInUse: 409,
     LeaseLost: 409,
     TooManyPreviews: 429,
+    TooManyWebhooks: 409,
+    WebhookDisabled: 409,
 }
 """All others say that something is not there."""
 _RETRY_AFTER_SECONDS = "5"

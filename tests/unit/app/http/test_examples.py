@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-from app.api import examples, schemas
+from app.api import examples, schemas, webhook_schemas
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,9 @@ from app.api import examples, schemas
         (examples.REGISTRIES, schemas.Registries),
         (examples.KEY, schemas.Key),
         (examples.NEW_KEY, schemas.NewKey),
+        (examples.WEBHOOK, webhook_schemas.Webhook),
+        (examples.NEW_WEBHOOK, webhook_schemas.NewWebhook),
+        (examples.DELIVERY, webhook_schemas.WebhookDelivery),
         (examples.deleted(examples.JOB), schemas.DeletedObject),
         (examples.list_of(examples.JOB), schemas.ListOf[schemas.Job]),
     ],
