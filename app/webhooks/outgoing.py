@@ -8,7 +8,7 @@ from app.jobs.secrets import SealedSecret, SecretCipher, UnreadableSecret
 from app.secret_key import derive_key, load_secret_key
 from app.settings import Settings
 from app.webhooks import deliveries, repository
-from app.webhooks.schedule import find_delay
+from app.webhooks.schedule import MAX_TRIES, find_delay
 from app.webhooks.signing import SigningSecrets
 from app.webhooks.views import SECRET_FIELD, Answer, ClaimedMessage
 
@@ -48,7 +48,7 @@ class OutgoingMessages:
             secrets = SigningSecrets.parse(self._cipher.open(row["webhook_id"], sealed))
         except UnreadableSecret:
             secrets = None
-        return ClaimedMessage(
+        message = ClaimedMessage(
             id=row["id"],
             webhook_id=row["webhook_id"],
             owner=row["owner"],
@@ -59,6 +59,11 @@ class OutgoingMessages:
             now=row["now"],
             secrets=secrets,
         )
+        if message.tries > MAX_TRIES:
+            # Senders died of it, or with it, each time.
+            self.record_failure(message, "no sender came to the end of its last try")
+            return None
+        return message
 
     def record_answer(self, message: ClaimedMessage, answer: Answer) -> None:
         """A 2xx ends the message; 410 disables the webhook; anything else is a failure."""

@@ -19,7 +19,8 @@ _sealed_columns = (webhooks.c.key_id, webhooks.c.nonce, webhooks.c.ciphertext)
 
 def count_webhooks(connection: Connection, *, owner: str) -> int:
     """How many the owner has; on PostgreSQL two that count at once do so one after the other."""
-    connection.execute(select(webhooks.c.id).where(webhooks.c.owner == owner).with_for_update(key_share=True))
+    all_of_owner = select(webhooks.c.id).where(webhooks.c.owner == owner).order_by(webhooks.c.id)
+    connection.execute(all_of_owner.with_for_update(key_share=True))
     query = select(func.count()).select_from(webhooks).where(webhooks.c.owner == owner)
     return connection.execute(query).scalar_one()
 
@@ -78,8 +79,9 @@ def delete_webhook(connection: Connection, webhook_id: str, *, owner: str) -> bo
     """Removes the webhook and its messages; False when there is none."""
     if find_webhook(connection, webhook_id, owner=owner, is_locked=True) is None:
         return False
-    clear_failing_since(connection, webhook_id)
+    # In the order of a sender that writes a success: the message, then the mark.
     connection.execute(delete(webhooks).where(webhooks.c.id == webhook_id))
+    clear_failing_since(connection, webhook_id)
     return True
 
 

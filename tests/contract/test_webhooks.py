@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,12 +20,17 @@ from app.jobs.errors import InvalidSubmission
 from app.jobs.transitions import Change
 from app.jobs.views import JobError
 from app.webhooks import deliveries
+from app.webhooks.addresses import AllowedHosts
+from app.webhooks.connecting import Connector
 from app.webhooks.errors import DeliveryNotFound, TooManyWebhooks, WebhookDisabled, WebhookNotFound
 from app.webhooks.outgoing import OutgoingMessages
+from app.webhooks.postman import Postman
 from app.webhooks.schedule import MAX_TRIES
+from app.webhooks.sender import WebhookSender
 from app.webhooks.service import MAX_WEBHOOKS, WebhookService
 from app.webhooks.views import Answer, ClaimedMessage, DeliveryView, WebhookChange
 from tests.support.installation import OWNER, CoreInstallation
+from tests.support.webhook_receiver import WAIT_SECONDS, run_receiver
 
 URL = "https://hooks.example.com/x"
 OK, BAD = Answer(200, {}), Answer(500, {})
@@ -464,3 +470,44 @@ def test_due_messages_are_found_by_an_index(core: CoreInstallation) -> None:
         plan = str(connection.execute(text(f"{prefix} {query}")).all())
     assert "ix_webhook_deliveries_next_try_at" in plan
     assert "Index Cond: (next_try_at <=" in plan or "next_try_at<?" in plan
+
+
+def test_a_message_that_every_sender_died_of_is_given_up(
+    core: CoreInstallation, service: WebhookService, outgoing: OutgoingMessages
+) -> None:
+    webhook, _ = service.create(OWNER, URL)
+    service.send_test(OWNER, webhook.id)
+    for _ in range(MAX_TRIES):
+        take(outgoing)
+        set_times(core, claimed_until=1)
+    assert outgoing.claim() is None
+    [given_up] = list_all(service, webhook.id)
+    assert (given_up.status, given_up.last_status) == ("failed", None)
+
+
+def test_several_senders_on_one_outbox_send_each_message_once(core: CoreInstallation) -> None:
+    settings = core.settings.model_copy(update={"webhook_allowed_hosts": ("127.0.0.1",)})
+    service = WebhookService(core.sessions, settings)
+    allowed = AllowedHosts.parse(settings.webhook_allowed_hosts)
+    senders = [
+        WebhookSender(
+            OutgoingMessages(core.sessions, settings),
+            Postman(allowed, connector=Connector(allowed)),
+            poll_seconds=0.02,
+        )
+        for _ in range(3)
+    ]
+    with run_receiver() as receiver:
+        made = [service.create(OWNER, receiver.url)[0] for _ in range(3)]
+        sent = sorted(service.send_test(OWNER, webhook.id).id for webhook in made for _ in range(8))
+        for sender in senders:
+            sender.start()
+        received = sorted(receiver.wait().headers["webhook-id"] for _ in sent)
+        pause, deadline = threading.Event(), time.monotonic() + WAIT_SECONDS
+        while {each.status for webhook in made for each in list_all(service, webhook.id)} != {"delivered"}:
+            assert time.monotonic() < deadline
+            pause.wait(0.01)
+        for sender in senders:
+            sender.stop()
+        assert received == sent
+        assert receiver.received.empty()

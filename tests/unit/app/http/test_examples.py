@@ -1,9 +1,12 @@
 """What the documentation shows is what the service answers."""
 
+from typing import get_args
+
 import pytest
 from pydantic import BaseModel
 
 from app.api import examples, schemas, webhook_schemas
+from app.jobs.outbox import JOB_EVENT_TYPES
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,7 @@ from app.api import examples, schemas, webhook_schemas
 def test_each_example_has_exactly_the_fields_of_its_schema(example: dict, model: type[BaseModel]):
     parsed = model.model_validate(example, strict=False)
     assert set(parsed.model_dump()) == set(example)
+
+
+def test_webhooks_can_be_told_of_what_the_outbox_tells():
+    assert get_args(webhook_schemas.WebhookEvent) == JOB_EVENT_TYPES

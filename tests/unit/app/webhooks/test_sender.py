@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import select, text, update
@@ -26,13 +26,19 @@ from tests.support.installation import OWNER, CoreInstallation
 from tests.support.webhook_receiver import WAIT_SECONDS, run_raw_server, run_receiver
 
 SEND_UNTIL_KILLED = """
-import sys, threading
+import sys
 from pathlib import Path
-from app.api.services import build_services
+from app.db.session import SessionFactory, build_engine
 from app.settings import Settings
-services = build_services(Settings(data_dir=Path(sys.argv[1]), webhook_allowed_hosts="127.0.0.1"))
-services.webhook_sender.start()
-threading.Event().wait()
+from app.webhooks.addresses import AllowedHosts
+from app.webhooks.connecting import Connector
+from app.webhooks.outgoing import OutgoingMessages
+from app.webhooks.postman import Postman
+from app.webhooks.sender import WebhookSender
+settings = Settings(data_dir=Path(sys.argv[1]))
+allowed = AllowedHosts.parse(["127.0.0.1"])
+outgoing = OutgoingMessages(SessionFactory(build_engine(settings.database_url)), settings)
+WebhookSender(outgoing, Postman(allowed, connector=Connector(allowed))).run()
 """
 
 
@@ -102,18 +108,6 @@ def test_a_sender_killed_between_sending_and_writing_leaves_the_message_to_be_se
         with run_sender(core):
             wait_until(lambda: read_statuses(core) == {204})
     assert ids == [f"webhook-id: {sent.id}".encode()] * 2
-
-
-def test_several_senders_on_one_outbox_send_each_message_once(core: CoreInstallation, service: WebhookService) -> None:
-    with run_receiver() as receiver, ExitStack() as stack:
-        webhooks = [service.create(OWNER, receiver.url)[0] for _ in range(3)]
-        sent = sorted(service.send_test(OWNER, webhook.id).id for webhook in webhooks for _ in range(8))
-        for _ in range(3):
-            stack.enter_context(run_sender(core))
-        received = sorted(receiver.wait().headers["webhook-id"] for _ in sent)
-        wait_until(lambda: read_statuses(core) == {204})
-        assert received == sent
-        assert receiver.received.empty()
 
 
 def test_receivers_that_never_answer_hold_up_no_other(core: CoreInstallation, service: WebhookService) -> None:
