@@ -10,7 +10,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.routing import APIRoute
 
-from app.api import artifacts, events, files, health, jobs, keys, previews, registries, workers
+from app.api import artifacts, events, files, health, jobs, keys, previews, registries, webhooks, workers
 from app.api.body_limit import BodyLimit
 from app.api.error_handlers import add_error_handlers
 from app.api.instruments import Instruments
@@ -40,6 +40,7 @@ TAGS = [
     {"name": "events", "description": "What happens in a job: as lists, or live as server-sent events."},
     {"name": "artifacts", "description": "What a job produced."},
     {"name": "installation", "description": "What this installation can do."},
+    {"name": "webhooks", "description": "What happens to jobs, posted to a URL of yours and signed."},
     {"name": "keys", "description": "API keys; for admins."},
     {"name": "health", "description": "For machines that watch this one."},
 ]
@@ -85,7 +86,7 @@ def find_version() -> str:
 def _build_guarded_router() -> APIRouter:
     """The root of everything that needs a key."""
     root = APIRouter(dependencies=[Security(require_principal)], responses=error_responses(401, 500))
-    for module in (jobs, previews, files, events, artifacts, registries, workers, keys):
+    for module in (jobs, previews, files, events, artifacts, registries, workers, webhooks, keys):
         root.include_router(module.router)
     return root
 
@@ -106,11 +107,13 @@ async def _run_services(app: FastAPI) -> AsyncIterator[None]:
     reconciler = Reconciler(services.jobs, settings.reconcile_interval_seconds, chores=[services.previews.reconcile])
     thread = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
     thread.start()
+    services.webhook_sender.start()
     try:
         yield
     finally:
         stop.set()
         await services.live.close()
+        await asyncio.to_thread(services.webhook_sender.stop)
         await asyncio.to_thread(thread.join, RECONCILER_STOP_SECONDS)
         _close(services)
 

@@ -32,7 +32,9 @@ def load_secret_key(settings: Settings) -> bytes:
     return _decode(path.read_text(), source=str(path))
 
 
-def derive_key(secret_key: bytes, purpose: Literal["job-secrets", "preview-secrets", "api-keys"]) -> bytes:
+def derive_key(
+    secret_key: bytes, purpose: Literal["job-secrets", "preview-secrets", "webhook-secrets", "api-keys"]
+) -> bytes:
     """A key for one purpose, so that no two uses share one."""
     return hmac.new(secret_key, purpose.encode(), hashlib.sha256).digest()
 

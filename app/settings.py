@@ -1,7 +1,9 @@
 """Settings of an installation, read from FINESMITH_* environment variables."""
 
 import hashlib
+import ipaddress
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # sun_path holds 108 bytes on Linux, 104 on macOS.
 _LONGEST_SOCKET_PATH = 100
+_HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_.-]{1,253}")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -40,6 +43,8 @@ class Settings(BaseSettings):
     """Address that the server listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port that the server listens on."""
+    webhook_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Receivers of webhooks that may be private or plain http: comma-separated host names, addresses or CIDRs."""
     max_body_bytes: Annotated[int, Field(gt=0)] = 1 << 20
     """Largest body of a request that is not an upload."""
     max_upload_bytes: Annotated[int, Field(gt=0)] = 8 << 30
@@ -79,7 +84,7 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     """Least severe messages that are logged: DEBUG, INFO, WARNING or ERROR."""
 
-    @field_validator("trusted_model_code", mode="before")
+    @field_validator("trusted_model_code", "webhook_allowed_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -88,6 +93,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split_seconds(cls, value: object) -> object:
         return tuple(float(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("webhook_allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not _HOST_NAME.fullmatch(entry) and not _is_network(entry):
+                raise ValueError(f"webhook_allowed_hosts takes names, addresses and CIDRs (10.0.0.0/8), not {entry!r}")
+        return value
 
     @field_validator("worker_gpus", mode="before")
     @classmethod
@@ -112,3 +125,12 @@ class Settings(BaseSettings):
             return socket
         digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"finesmith-{os.getuid()}-{digest}" / "valkey.sock"
+
+
+def _is_network(text: str) -> bool:
+    """True for an address too, which is a network of one."""
+    try:
+        ipaddress.ip_network(text.strip("[]"), strict=False)
+    except ValueError:
+        return False
+    return True

@@ -38,4 +38,10 @@ KeyId = Annotated[str, Path(max_length=64, description="The key's id.", examples
 PreviewId = Annotated[
     str, Path(max_length=64, description="The preview's id.", examples=["preview-01jd8m4q2s6x8z0b3d5f7h9k1m"])
 ]
+WebhookId = Annotated[
+    str, Path(max_length=64, description="The webhook's id.", examples=["webhook-01jd8m5r3t7v9x1z3b5d7f9h2k"])
+]
+DeliveryId = Annotated[
+    str, Path(max_length=64, description="The message's id.", examples=["msg-01jd8m6s4u8w0y2a4c6e8g0j2m"])
+]
 FileId = Annotated[str, Path(max_length=64, description="The file's id.", examples=["file-01jd8m2k4wp1b6q8s3v5x7y9za"])]

@@ -181,6 +181,33 @@ KEY: dict[str, Any] = {
 }
 NEW_KEY: dict[str, Any] = {**KEY, "key": "fsk_…"}
 
+WEBHOOK: dict[str, Any] = {
+    "id": "webhook-01jd8m5r3t7v9x1z3b5d7f9h2k",
+    "object": "webhook",
+    "url": "https://hooks.example.com/finesmith",
+    "events": ["job.paused", "job.succeeded", "job.failed", "job.cancelled"],
+    "description": "the team's channel",
+    "enabled": True,
+    "disabled_at": None,
+    "disabled_reason": None,
+    "created_at": _CREATED_AT,
+}
+NEW_WEBHOOK: dict[str, Any] = {**WEBHOOK, "secret": "whsec_…"}
+DELIVERY: dict[str, Any] = {
+    "id": "msg-01jd8m6s4u8w0y2a4c6e8g0j2m",
+    "object": "webhook.delivery",
+    "webhook_id": WEBHOOK["id"],
+    "type": "job.succeeded",
+    "job_id": EXAMPLE_JOB_ID,
+    "status": "pending",
+    "tries": 1,
+    "last_status": 502,
+    "last_error": "the receiver answered 502",
+    "created_at": _CREATED_AT,
+    "delivered_at": None,
+    "next_try_at": 1795456805.5,
+}
+
 
 def list_of(item: dict[str, Any]) -> dict[str, Any]:
     """A list with one item and no more to come."""

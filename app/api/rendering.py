@@ -13,6 +13,7 @@ from app.jobs.workers import WorkerView
 from app.keys.service import KeyView
 from app.previews.views import PreviewView
 from app.stored_event import StoredEvent
+from app.webhooks.views import DeliveryView, WebhookView
 
 Json = dict[str, Any]
 
@@ -154,6 +155,39 @@ def render_key(key: KeyView) -> Json:
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
         "last_used_at": key.last_used_at,
+    }
+
+
+def render_webhook(webhook: WebhookView) -> Json:
+    """Everything but the secret."""
+    return {
+        "id": webhook.id,
+        "object": "webhook",
+        "url": webhook.url,
+        "events": webhook.events,
+        "description": webhook.description,
+        "enabled": webhook.disabled_at is None,
+        "disabled_at": webhook.disabled_at,
+        "disabled_reason": webhook.disabled_reason,
+        "created_at": webhook.created_at,
+    }
+
+
+def render_delivery(delivery: DeliveryView) -> Json:
+    """How far a message got, without its body."""
+    return {
+        "id": delivery.id,
+        "object": "webhook.delivery",
+        "webhook_id": delivery.webhook_id,
+        "type": delivery.type,
+        "job_id": delivery.job_id,
+        "status": delivery.status,
+        "tries": delivery.tries,
+        "last_status": delivery.last_status,
+        "last_error": delivery.last_error,
+        "created_at": delivery.created_at,
+        "delivered_at": delivery.delivered_at,
+        "next_try_at": delivery.next_try_at,
     }
 
 

@@ -254,7 +254,7 @@ class Preview(Answer):
 
 class DeletedObject(Answer):
     id: str
-    object: Literal["job", "file", "key"]
+    object: Literal["job", "file", "key", "webhook"]
     deleted: Literal[True]
 
 

@@ -17,6 +17,12 @@ from app.previews.service import PreviewService
 from app.queue import WakeupQueue
 from app.settings import Settings
 from app.storage import Storage
+from app.webhooks.addresses import AllowedHosts
+from app.webhooks.connecting import Connector
+from app.webhooks.outgoing import OutgoingMessages
+from app.webhooks.postman import Postman
+from app.webhooks.sender import WebhookSender
+from app.webhooks.service import WebhookService
 
 log = structlog.get_logger("finesmith.api")
 
@@ -33,6 +39,8 @@ class Services:
     keys: KeyService
     workers: WorkerService
     previews: PreviewService
+    webhooks: WebhookService
+    webhook_sender: WebhookSender
     live: LiveHub
     queue: WakeupQueue
     bus: Bus
@@ -61,8 +69,16 @@ def build_services(settings: Settings) -> Services:
         keys=KeyService(sessions, settings),
         workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
         previews=PreviewService(sessions, settings=settings),
+        webhooks=WebhookService(sessions, settings),
+        webhook_sender=_build_webhook_sender(sessions, settings),
         live=LiveHub(AsyncBus(settings.redis_url)),
         queue=queue,
         bus=bus,
         group_commit=GroupCommit(sessions) if engine.dialect.name == "sqlite" else None,
     )
+
+
+def _build_webhook_sender(sessions: SessionFactory, settings: Settings) -> WebhookSender:
+    allowed = AllowedHosts.parse(settings.webhook_allowed_hosts)
+    postman = Postman(allowed, connector=Connector(allowed))
+    return WebhookSender(OutgoingMessages(sessions, settings), postman)

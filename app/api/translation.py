@@ -21,6 +21,7 @@ from app.jobs.errors import (
 )
 from app.jobs.views import Resources
 from app.previews.errors import TooManyPreviews
+from app.webhooks.errors import TooManyWebhooks, WebhookDisabled
 
 _STATUSES: dict[type[JobStoreError], int] = {
     InvalidSubmission: 422,
@@ -30,6 +31,8 @@ _STATUSES: dict[type[JobStoreError], int] = {
     LeaseLost: 409,
     TooManyJobs: 429,
     TooManyPreviews: 429,
+    TooManyWebhooks: 409,
+    WebhookDisabled: 409,
 }
 """All others say that something is not there."""
 _RETRY_AFTER_SECONDS = "5"

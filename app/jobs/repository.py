@@ -23,7 +23,8 @@ from app.db.clock import db_now
 from app.db.models import events, idempotency_keys, jobs
 from app.ids import is_id
 from app.jobs.commands import NewEvent
-from app.jobs.rows import JobRow, parse_row
+from app.jobs.outbox import ToldJob, insert_messages
+from app.jobs.rows import JobRow, dump_error, parse_row
 from app.jobs.storable import make_storable, make_text_storable
 from app.jobs.transitions import Change
 from app.jobs.views import LeaseView, StopRequest
@@ -73,7 +74,9 @@ def insert_job(connection: Connection, values: Mapping[str, Any], *, event: NewE
     """Inserts a queued job, made now, and its first event. With a `worker_id` it counts as sent there now."""
     statement = _insert_job if values["worker_id"] is None else _insert_dispatched_job
     now = connection.execute(statement, values).scalar_one()
-    _insert_events(connection, values["id"], [event], attempt=0, first_seq=1, now=now)
+    stored = _insert_events(connection, values["id"], [event], attempt=0, first_seq=1, now=now)
+    told = ToldJob(**{name: values[name] for name in ("id", "owner", "status", "name", "metadata")}, error=None)
+    insert_messages(connection, told, stored, now=now)
     absent = dict.fromkeys(column.name for column in jobs.c)
     dispatched_at = None if values["worker_id"] is None else now
     return parse_row({**absent, **values, "created_at": now, "dispatched_at": dispatched_at, "now": now})
@@ -145,7 +148,9 @@ def apply_change(connection: Connection, job: JobRow, change: Change) -> list[St
         return None
     last_seq, attempt, now = row
     first_seq = last_seq - len(change.events) + 1
-    return _insert_events(connection, job.id, change.events, attempt=attempt, first_seq=first_seq, now=now)
+    stored = _insert_events(connection, job.id, change.events, attempt=attempt, first_seq=first_seq, now=now)
+    insert_messages(connection, _tell(job, change), stored, now=now)
+    return stored
 
 
 def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seconds: float) -> LeaseView | None:
@@ -230,6 +235,18 @@ def _insert_events(
     ]
     connection.execute(_insert_event, [{name: getattr(event, name) for name in _EVENT_COLUMNS} for event in stored])
     return stored
+
+
+def _tell(job: JobRow, change: Change) -> ToldJob:
+    """The job as it is after the change."""
+    return ToldJob(
+        id=job.id,
+        owner=job.owner,
+        status=change.values.get("status", job.status.value),
+        name=job.name,
+        metadata=job.metadata,
+        error=change.values["error"] if "error" in change.values else dump_error(job.error),
+    )
 
 
 _EVENT_COLUMNS = tuple(column.name for column in events.c)

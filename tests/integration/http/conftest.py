@@ -133,7 +133,8 @@ def run_live_server(settings: Settings) -> Iterator[LiveServer]:
     jobs = JobService(sessions, settings=settings, storage=Storage(settings.storage_url), bus=bus)
     with bind_listener("127.0.0.1", 0) as listener, (settings.data_dir / "api.log").open("wb") as log:
         names = settings.model_dump(mode="json", exclude={"secret_key"}, exclude_unset=True)
-        environment = {f"FINESMITH_{name.upper()}": str(value) for name, value in names.items()}
+        texts = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in names.items()}
+        environment = {f"FINESMITH_{name.upper()}": text for name, text in texts.items()}
         argv = [sys.executable, "-m", "app.cli", "api", "--listen-fd", str(listener.fileno())]
         process = subprocess.Popen(
             argv, env={**os.environ, **environment}, pass_fds=[listener.fileno()], stdout=log, stderr=log

@@ -89,13 +89,17 @@ def test_every_id_of_another_owner_is_not_found(server, operations, ana):
     file_id = ana.post("/v1/files", files={"file": ("a.jsonl", b'{"text": "a"}\n')}).json()["id"]
     asked = {"config": MINIMAL_JOB["config"], "file": file_id}
     preview_id = ana.post("/v1/previews", json=asked).json()["id"]
+    webhook_id = ana.post("/v1/webhooks", json={"url": "https://hooks.example.com/x", "events": ["job.paused"]}).json()[
+        "id"
+    ]
     names = {"job_id": job.id, "file_id": file_id, "preview_id": preview_id, "path": "fused/config.json"}
+    names |= {"webhook_id": webhook_id, "delivery_id": "msg-" + "0" * 26}
     walked = 0
     with server.make_client("bob") as bob:
         for method, path in operations:
             if "{" not in path or "{key_id}" in path:
                 continue
-            answer = bob.request(method, path.format(**names))
+            answer = bob.request(method, path.format(**names), **({"json": {}} if method == "patch" else {}))
             assert answer.status_code == 404, (method, path, answer.text)
             assert answer.json()["error"]["type"] == "not_found_error"
             walked += 1

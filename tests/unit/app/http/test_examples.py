@@ -1,9 +1,12 @@
 """What the documentation shows is what the service answers."""
 
+from typing import get_args
+
 import pytest
 from pydantic import BaseModel
 
-from app.api import examples, schemas
+from app.api import examples, schemas, webhook_schemas
+from app.jobs.outbox import JOB_EVENT_TYPES
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,9 @@ from app.api import examples, schemas
         (examples.REGISTRIES, schemas.Registries),
         (examples.KEY, schemas.Key),
         (examples.NEW_KEY, schemas.NewKey),
+        (examples.WEBHOOK, webhook_schemas.Webhook),
+        (examples.NEW_WEBHOOK, webhook_schemas.NewWebhook),
+        (examples.DELIVERY, webhook_schemas.WebhookDelivery),
         (examples.deleted(examples.JOB), schemas.DeletedObject),
         (examples.list_of(examples.JOB), schemas.ListOf[schemas.Job]),
     ],
@@ -28,3 +34,7 @@ from app.api import examples, schemas
 def test_each_example_has_exactly_the_fields_of_its_schema(example: dict, model: type[BaseModel]):
     parsed = model.model_validate(example, strict=False)
     assert set(parsed.model_dump()) == set(example)
+
+
+def test_webhooks_can_be_told_of_what_the_outbox_tells():
+    assert get_args(webhook_schemas.WebhookEvent) == JOB_EVENT_TYPES
