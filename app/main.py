@@ -18,6 +18,7 @@ from app.api.pages import add_pages
 from app.api.request_context import RequestContext
 from app.api.responses import error_responses
 from app.api.services import Services, build_services
+from app.api.telemetry_config import build_telemetry_config
 from app.api.translation import add_store_error_handler
 from app.auth import AuthGate, require_principal
 from app.db.session import POOL_SIZE
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=_run_services,
         generate_unique_id_function=_name_operation,
+        telemetry=build_telemetry_config(),
     )
     app.state.settings = settings
     app.state.instruments = instruments

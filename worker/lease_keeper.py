@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 
+from app.context_thread import ContextThread
 from app.jobs.errors import LeaseLost
 from app.jobs.service import JobService
 
@@ -24,7 +25,7 @@ class LeaseKeeper:
         self._stopped = threading.Event()
         self._cancelled = threading.Event()
         self._lost = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"lease-{job_id}", daemon=True)
+        self._thread = ContextThread(target=self._run, name=f"lease-{job_id}", daemon=True)
 
     @property
     def is_cancel_requested(self) -> bool:

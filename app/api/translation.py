@@ -33,7 +33,7 @@ _STATUSES: dict[type[JobStoreError], int] = {
 _RETRY_AFTER_SECONDS = "5"
 
 
-def build_submission(body: JobRequest) -> JobSubmission:
+def build_submission(body: JobRequest, *, traceparent: str | None = None) -> JobSubmission:
     """The same fields in the core's words."""
     return JobSubmission(
         config=body.config,
@@ -47,6 +47,7 @@ def build_submission(body: JobRequest) -> JobSubmission:
         max_runtime_seconds=body.max_runtime_seconds,
         name=body.name,
         metadata=body.metadata,
+        traceparent=traceparent,
     )
 
 

@@ -163,3 +163,5 @@ class Claim:
     inputs: ClaimInputs
     max_runtime_seconds: float | None
     priority: int
+    traceparent: str | None = None
+    """W3C trace context of the submission."""

@@ -192,6 +192,7 @@ def _build_claim(
         ),
         max_runtime_seconds=job.max_runtime_seconds,
         priority=job.priority,
+        traceparent=job.traceparent,
     )
 
 
