@@ -10,6 +10,7 @@ from app.jobs import fleet, records, repository, transitions
 from app.jobs.commands import NewArtifact, NewEvent, Outcome
 from app.jobs.dispatch import choose_gpus, default_num_gpus
 from app.jobs.errors import LeaseLost
+from app.jobs.fencing import counts_fenced
 from app.jobs.operations import JobOperations
 from app.jobs.rows import JobRow, dump_progress, dump_steps
 from app.jobs.secrets import UnreadableSecret
@@ -63,6 +64,7 @@ class WorkerSide(JobOperations):
         self._publish(stored or [])
         return claim
 
+    @counts_fenced
     def renew(self, job_id: str, attempt: int) -> LeaseView:
         """Extends the lease from now, and tells whether the owner wants the job cancelled. Raises LeaseLost."""
         with transaction(self._sessions) as connection:
@@ -73,6 +75,7 @@ class WorkerSide(JobOperations):
             raise LeaseLost(job_id, attempt)
         return LeaseView(cancel_requested=cancel_requested)
 
+    @counts_fenced
     def record_events(self, job_id: str, attempt: int, events: Sequence[NewEvent]) -> list[StoredEvent]:
         """Numbers and stores events and moves the job's steps and progress by them, then publishes them.
 
@@ -92,6 +95,7 @@ class WorkerSide(JobOperations):
         self._publish(stored)
         return stored
 
+    @counts_fenced
     def record_artifacts(self, job_id: str, attempt: int, files: Sequence[NewArtifact]) -> list[StoredEvent]:
         """Publishes files that already lie in storage, with an `artifact.created` event a folder. Raises LeaseLost."""
         if not files:
@@ -103,6 +107,7 @@ class WorkerSide(JobOperations):
         self._publish(stored)
         return stored
 
+    @counts_fenced
     def record_log_chunk(
         self, job_id: str, attempt: int, *, first_line: int, num_lines: int, num_bytes: int, storage_key: str
     ) -> None:
@@ -118,6 +123,7 @@ class WorkerSide(JobOperations):
                 storage_key=storage_key,
             )
 
+    @counts_fenced
     def finish(self, job_id: str, attempt: int, outcome: Outcome) -> JobStatus:
         """Ends the attempt; returns the job's state after it: a retryable failure may have gone back to the queue.
 
