@@ -13,9 +13,9 @@ _SECRET_FIELDS = frozenset(
 )
 _PATTERN = re.compile(
     # API keys, Hub tokens and webhook secrets, wherever they stand.
-    r"\b(?:fsk_|hf_|whsec_)[A-Za-z0-9_+/=-]{4,}"
+    r"\b(?:(?:fsk_|whsec_)[A-Za-z0-9_+/=-]{8,}|hf_[A-Za-z0-9]{16,})"
     # The credentials of a header, however it was written down; "basic" alone is a word of every day.
-    r"|(?i:(?P<kept>authorization[^A-Za-z0-9]{1,8}(?:bearer|basic|token) +|\bbearer +))[^\s\"\\,;&]+"
+    r"|(?i:(?P<kept>authorization[^A-Za-z0-9]{1,8}(?:bearer|basic|token) +|\bbearer +(?=\S{8})))[^\s\"\\,;&]+"
     # The password of a URL, as a driver puts it into its errors.
     r"|(?<=://)[^\s/\"\\@:]*:[^\s/\"\\@]+(?=@)"
 )

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
+import structlog
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, TraceFlags, Tracer
 from structlog.contextvars import bound_contextvars
@@ -25,6 +26,8 @@ from worker.span_ids import PresetIds
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+log = structlog.get_logger("finesmith.worker")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,7 +108,8 @@ def watch_attempt(claim: Claim) -> Iterator[None]:
 
 
 def note_outcome(outcome: Outcome) -> None:
-    """Writes on the attempt's span how it ended."""
+    """Tells, in the log and on the attempt's span, how it ended."""
+    log.info("attempt.ended", outcome=outcome.kind, code=outcome.error.code if outcome.error else None)
     attempt = _attempt.get()
     if attempt is None or attempt.tracer is None:
         return
@@ -160,6 +164,7 @@ def traced(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def _working_at(attempt: _Attempt) -> Iterator[None]:
     reset = _attempt.set(attempt)
     try:
+        log.info("attempt.started")
         yield
     finally:
         _attempt.reset(reset)
