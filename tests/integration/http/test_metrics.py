@@ -1,12 +1,19 @@
 """What `/metrics` of a running server says, with the database and without."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.ids import new_id
 from app.jobs.catalogue import Catalogue
 from app.jobs.errors import LeaseLost
 from app.jobs.workers import GpuInfo, GpuReading, WorkerInfo
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +79,50 @@ def test_without_its_database_a_server_tells_what_it_knows_of_itself(start_serve
     assert ("finesmith_jobs", ("status", "queued")) not in samples
     assert any(name == "finesmith_http_requests_total" for name, *_ in samples)
     assert ("finesmith_event_loop_lag_seconds_count",) in samples
+
+
+def list_metric_names(text: str) -> set[str]:
+    """Every name that a query can use, by what the page declares."""
+    names: set[str] = set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE):
+        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        names |= {name + suffix for suffix in suffixes}
+    return {name for name in names if not name.endswith("_created")}
+
+
+def test_dashboard_alerts_and_page_speak_of_the_metrics_that_there_are(metered):
+    with metered.make_client() as client:
+        client.get("/v1/jobs")
+        names = list_metric_names(client.get("/metrics").text)
+    pattern = re.compile(r"\b(?:finesmith|process)_[a-z_]+\b")
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "finesmith.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "finesmith.rules.yml").read_text())
+    queries += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    used = {name for query in queries for name in pattern.findall(query)}
+    assert len(used) > 20
+    assert used - names == set()
+
+    page = (ROOT / "docs" / "observability.md").read_text()
+    described = set(re.findall(r"^\| `(finesmith_[a-z_]+)`", page, re.MULTILINE))
+    ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names if name.startswith("finesmith_")}
+    assert described == ours
+    # What is told of the installation is on the dashboard.
+    assert ours - {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} == set()
+
+
+def test_the_dashboard_can_be_imported_anywhere():
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "finesmith.json").read_text())
+    assert dashboard["templating"]["list"][0]["type"] == "datasource"
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    drawn = [panel for panel in panels if panel["type"] != "row"]
+    sources = {panel["datasource"]["uid"] for panel in drawn}
+    assert (
+        sources == {target["datasource"]["uid"] for panel in drawn for target in panel["targets"]} == {"${datasource}"}
+    )
+    assert all(panel["title"] and panel["description"] for panel in drawn)
+    cells = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len(set(cells)) == len(cells)
+    for panel in drawn:
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
