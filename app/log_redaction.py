@@ -19,6 +19,8 @@ _PATTERN = re.compile(
     # The password of a URL, as a driver puts it into its errors.
     r"|(?<=://)[^\s/\"\\@:]*:[^\s/\"\\@]+(?=@)"
 )
+_HINTS = ("fsk_", "hf_", "whsec_", "authorization", "bearer ", "://")
+"""Without one of these the pattern finds nothing: looking for them takes a tenth of its time."""
 _SHORTEST_SECRET = 6
 """Something shorter would take away half of the text."""
 
@@ -41,6 +43,9 @@ def redact_line(line: str) -> str:
     """Returns the rendered line without secrets; JSON stays JSON."""
     for secret in _job_secrets.get():
         line = line.replace(secret, REPLACEMENT)
+    lowered = line.lower()
+    if not any(hint in lowered for hint in _HINTS):
+        return line
     return _PATTERN.sub(lambda found: (found["kept"] or "") + REPLACEMENT, line)
 
 

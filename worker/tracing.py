@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("finesmith.worker")
 
+_FLUSH_SECONDS = 0.5
+"""How long the next job waits for the spans of the last one to be sent."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -77,9 +80,11 @@ class JobTracer:
             self._flush()
 
     def _flush(self) -> None:
-        """Sends what was gathered now, for the process may be stopped soon; a collector that is away holds no job."""
+        """Sends what was gathered now, for the process may be stopped soon; one that is away holds up little."""
         if self._provider is not None:
-            threading.Thread(target=self._provider.force_flush, name="trace-flush", daemon=True).start()
+            thread = threading.Thread(target=self._provider.force_flush, name="trace-flush", daemon=True)
+            thread.start()
+            thread.join(_FLUSH_SECONDS)
 
 
 @contextmanager
@@ -87,16 +92,15 @@ def watch_attempt(claim: Claim) -> Iterator[None]:
     """Around all the work at one attempt: its number in every line, its secrets in none, its spans in one trace."""
     woken = _woken.get()
     with bound_contextvars(job_id=claim.job_id, attempt=claim.attempt), hide_secrets(claim.secrets.values()):
-        if woken is None or woken[0].tracer is None:
+        if woken is None or (tracer := woken[0].tracer) is None:
             with _working_at(_Attempt(claim.traceparent)):
                 yield
             return
         job_tracer, woken_at = woken
         parent = trace.set_span_in_context(NonRecordingSpan(_parse(claim.traceparent)))
         attributes: dict[str, str | int] = {"finesmith.job.id": claim.job_id, "finesmith.attempt": claim.attempt}
-        claimed = woken[0].tracer.start_span("job.claim", parent, start_time=woken_at, attributes=attributes)
-        claimed.end()
-        with woken[0].tracer.start_as_current_span("job.attempt", parent, attributes=attributes):
+        tracer.start_span("job.claim", parent, start_time=woken_at, attributes=attributes).end()
+        with tracer.start_as_current_span("job.attempt", parent, attributes=attributes):
             attempt = _Attempt(find_traceparent(None), job_tracer)
             with _working_at(attempt):
                 try:

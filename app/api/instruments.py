@@ -25,9 +25,9 @@ class Instruments:
             registry=self.registry,
         )
         self.streams = Gauge("finesmith_sse_clients", "Open event streams of this server.", registry=self.registry)
-        self.dropped_streams = Counter(
-            "finesmith_sse_clients_dropped",
-            "Event streams that this server ended because their clients did not read.",
+        self.stalled_clients = Counter(
+            "finesmith_stalled_clients",
+            "Connections that were cut off because their client took nothing of its answer.",
             registry=self.registry,
         )
         self.loop_lag = Histogram(
