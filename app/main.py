@@ -14,10 +14,14 @@ from app.api import artifacts, events, files, health, jobs, keys, previews, regi
 from app.api.body_limit import BodyLimit
 from app.api.error_handlers import add_error_handlers
 from app.api.instruments import Instruments
+from app.api.loop_lag import watch_loop_lag
+from app.api.metrics import MetricsPage
 from app.api.pages import add_pages
+from app.api.readiness import Readiness
 from app.api.request_context import RequestContext
 from app.api.responses import error_responses
 from app.api.services import Services, build_services
+from app.api.telemetry_config import build_telemetry_config
 from app.api.translation import add_store_error_handler
 from app.auth import AuthGate, require_principal
 from app.db.session import POOL_SIZE
@@ -59,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=_run_services,
         generate_unique_id_function=_name_operation,
+        telemetry=build_telemetry_config(),
     )
     app.state.settings = settings
     app.state.instruments = instruments
@@ -103,15 +108,21 @@ async def _run_services(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     services = build_services(settings)
     app.state.services = services
+    instruments: Instruments = app.state.instruments
+    page = app.state.metrics_page = MetricsPage(instruments, services, version=find_version())
+    app.state.readiness = Readiness(services)
     stop = threading.Event()
-    reconciler = Reconciler(services.jobs, settings.reconcile_interval_seconds, chores=[services.previews.reconcile])
+    chores = [services.previews.reconcile, page.note_tick]
+    reconciler = Reconciler(services.jobs, settings.reconcile_interval_seconds, chores=chores)
     thread = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
     thread.start()
     services.webhook_sender.start()
+    lag_watch = asyncio.create_task(watch_loop_lag(instruments.loop_lag), name="loop-lag")
     try:
         yield
     finally:
         stop.set()
+        lag_watch.cancel()
         await services.live.close()
         await asyncio.to_thread(services.webhook_sender.stop)
         await asyncio.to_thread(thread.join, RECONCILER_STOP_SECONDS)

@@ -1,20 +1,17 @@
-"""Our own way into uvicorn: it ends open streams at once, exits with status 0, and logs JSON."""
+"""Our own way into uvicorn: it ends open streams at once, and exits with status 0."""
 
 import asyncio
-import logging
 import signal
 import socket
-import sys
 from types import FrameType
-from typing import TextIO, cast
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from app.log_stream import LogStream
+from app.log_setup import configure_logging
 from app.main import create_app
 from app.settings import Settings
+from app.telemetry import add_trace_ids, name_service
 
 GRACEFUL_SECONDS = 6
 """How long requests in flight may take to finish after a stop was asked for."""
@@ -50,7 +47,8 @@ def run_server(settings: Settings, *, listener: socket.socket | None = None) -> 
 
     `listener` is a bound socket to serve on; None: `settings.host` and `settings.port`.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, extra=(add_trace_ids,))
+    name_service("finesmith-server")
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -83,32 +81,3 @@ def bind_listener(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def configure_logging(level: str) -> None:
-    """One JSON object a line on standard error, for structlog and the standard library alike."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    # A line is written within a request: one that cannot be would end it as a 500.
-    stream = cast(TextIO, LogStream(sys.stderr))
-    shared: list[structlog.types.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=number, force=True)

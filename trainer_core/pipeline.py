@@ -43,6 +43,7 @@ from trainer_core.launch.base import Launcher, LaunchRequest
 from trainer_core.launch.by_resources import LauncherByResources
 from trainer_core.launch.single import SingleLauncher
 from trainer_core.launch.step_process import StepProcess
+from trainer_core.trace_context import build_trace_environment
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace
 
@@ -192,7 +193,11 @@ class Pipeline:
         return StepProcess(
             launcher.build_command(request),
             folder=self._workspace.root,
-            env={**_JOB_ENVIRONMENT, **({"HF_HUB_OFFLINE": "1"} if is_offline else {})},
+            env={
+                **_JOB_ENVIRONMENT,
+                **build_trace_environment(step),
+                **({"HF_HUB_OFFLINE": "1"} if is_offline else {}),
+            },
             secrets=self._secrets,
             sink=sink,
         )

@@ -17,13 +17,16 @@ from app.db.session import SessionFactory, build_engine
 from app.ids import new_id
 from app.jobs.catalogue import built_in_catalogue
 from app.jobs.workers import GpuInfo, WorkerInfo, WorkerService
+from app.log_setup import configure_logging
 from app.previews.service import PreviewService
 from app.settings import Settings
+from app.telemetry import add_trace_ids
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from worker.catalogue import load_catalogue
 from worker.celery_app import build_celery_app
 from worker.drain import DrainFlag
-from worker.gpus import find_gpus
+from worker.gpus import find_gpus, read_gpus
+from worker.json_lines import take_over_celery_logging
 from worker.pipeline_process import PIPELINE_ENTRY
 from worker.presence import Presence
 from worker.preview_process import PREVIEW_ENTRY
@@ -50,9 +53,8 @@ def main(
     parser.add_argument("--worker-id", help="wrk-…, as an earlier start's; without it the worker is a new one")
     worker_id = parser.parse_args(arguments).worker_id or new_id("wrk")
     settings = Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)s {worker_id} %(name)s: %(message)s"
-    )
+    configure_logging(settings.log_level, facts={"worker_id": worker_id}, extra=(add_trace_ids,))
+    take_over_celery_logging(worker_id)
     if os.environ.get("FINESMITH_PARENT_PIPE") == "1":
         become_subreaper()
         exit_when_stdin_closes(kill_descendants)
@@ -83,6 +85,7 @@ def run_worker(settings: Settings, *, host: Host) -> int:
         info=info,
         load_catalogue=partial(load_catalogue, settings.plugins),
         heartbeat_seconds=settings.heartbeat_seconds,
+        read_gpus=partial(read_gpus, [gpu.index for gpu in gpus]),
     )
     previews = _build_preview_thread(settings, host)
     celery = build_celery_app(settings.redis_url, worker_id=host.worker_id)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trainer_core
+from worker.tracing import trace_environment
 
 _KEPT_NAMES = frozenset(
     {
@@ -38,6 +39,7 @@ def build_pipeline_environment(
         # MLflow is imported by DeepSpeed wherever it is installed, and would report its use to its makers.
         "MLFLOW_DISABLE_TELEMETRY": "true",
         **kept,
+        **trace_environment(),
         "PYTHONPATH": os.pathsep.join(_list_module_folders(environ, start_folder)),
         "PYTHONUNBUFFERED": "1",
         # The order that the worker's own list of GPUs has; CUDA's default is the fastest first.

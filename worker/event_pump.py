@@ -8,6 +8,7 @@ from app.jobs.commands import NewEvent
 from trainer_core.events import EventRecord
 from worker.file_tail import FileTail
 from worker.services import Services
+from worker.tracing import follow_step
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class EventPump:
         for record in batch:
             if record.type.startswith("step."):
                 self.running_step = record.step if record.type == "step.started" else None
+            follow_step(record)
             self._on_recorded(record)
         return True
 

@@ -4,6 +4,10 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import ModuleType
+from typing import cast
+
+from app.jobs.workers import GpuReading
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,17 @@ def find_gpus(wanted: Collection[int] | None = None, *, environ: Mapping[str, st
     return tuple(gpu for gpu in found if gpu.index in wanted)
 
 
+def read_gpus(indices: Collection[int]) -> tuple[GpuReading, ...]:
+    """How much of these devices is in use now; nothing of a device, or of all, when the driver does not say."""
+    pynvml = _load_driver()
+    if pynvml is None or not indices:
+        return ()
+    try:
+        return tuple(reading for index in indices if (reading := _read_device(pynvml, index)) is not None)
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def _read_visible_indices(environ: Mapping[str, str]) -> frozenset[int] | None:
     """None: no restriction, or one by UUID, which the worker cannot map to indices without a CUDA context."""
     text = environ.get("CUDA_VISIBLE_DEVICES")
@@ -44,14 +59,8 @@ def _read_visible_indices(environ: Mapping[str, str]) -> frozenset[int] | None:
 
 
 def _list_devices() -> tuple[Gpu, ...]:
-    try:
-        import pynvml
-    except ImportError:
-        return ()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        logger.info("no GPU: %s", error)
+    pynvml = _load_driver()
+    if pynvml is None:
         return ()
     try:
         return tuple(_describe_device(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
@@ -59,10 +68,36 @@ def _list_devices() -> tuple[Gpu, ...]:
         pynvml.nvmlShutdown()
 
 
-def _describe_device(pynvml: object, index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)  # type: ignore[attr-defined]
-    name = pynvml.nvmlDeviceGetName(handle)  # type: ignore[attr-defined]
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[attr-defined]
+def _load_driver() -> ModuleType | None:
+    """The library, ready to be asked and to be shut down afterwards; None where there is no driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        logger.info("no GPU: %s", error)
+        return None
+    return cast(ModuleType, pynvml)
+
+
+def _read_device(pynvml: ModuleType, index: int) -> GpuReading | None:
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
+    # A device that has fallen off the bus, or a partition (MIG), of which there are no rates.
+    except pynvml.NVMLError as error:
+        logger.debug("GPU %d does not say how busy it is: %s", index, error)
+        return None
+    return GpuReading(index=index, memory_used_bytes=int(memory.used), utilization=rates.gpu / 100)
+
+
+def _describe_device(pynvml: ModuleType, index: int) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    name = pynvml.nvmlDeviceGetName(handle)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(
         index=index, name=name.decode() if isinstance(name, bytes) else str(name), memory_bytes=int(memory.total)
     )

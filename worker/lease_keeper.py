@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 
+from app.context_thread import ContextThread
 from app.jobs.errors import LeaseLost
 from app.jobs.service import JobService
 from app.jobs.views import StopRequest
@@ -26,7 +27,7 @@ class LeaseKeeper:
         self._lost = threading.Event()
         self.stop_request: StopRequest | None = None
         """What the job was asked for, by the last renewal; a pause may be taken back."""
-        self._thread = threading.Thread(target=self._run, name=f"lease-{job_id}", daemon=True)
+        self._thread = ContextThread(target=self._run, name=f"lease-{job_id}", daemon=True)
 
     @property
     def is_lost(self) -> bool:

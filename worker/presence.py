@@ -2,10 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from app.jobs.workers import WorkerInfo, WorkerService
+from app.jobs.workers import GpuReading, WorkerInfo, WorkerService
 from worker.catalogue import LoadedCatalogue
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,12 @@ class Presence:
         info: WorkerInfo,
         load_catalogue: Callable[[], LoadedCatalogue],
         heartbeat_seconds: float,
+        read_gpus: Callable[[], Sequence[GpuReading]] = tuple,
     ) -> None:
         self._service = service
         self._info = info
         self._load_catalogue = load_catalogue
+        self._read_gpus = read_gpus
         self._heartbeat_seconds = min(heartbeat_seconds, _MAX_HEARTBEAT_SECONDS)
         self._leaving = threading.Event()
         self._is_changed = threading.Event()
@@ -79,7 +81,7 @@ class Presence:
             self._is_changed.clear()
             try:
                 if is_registered:
-                    is_registered = self._service.heartbeat(self._info.id)
+                    is_registered = self._service.heartbeat(self._info.id, gpu_readings=self._read_gpus())
                 else:
                     self._service.register(self._info)
                     is_registered = True

@@ -5,6 +5,7 @@ import threading
 import time
 
 from app.jobs.views import JobError
+from app.log_redaction import hide_secrets
 from app.previews.service import LEASE_SECONDS, PreviewService
 from app.previews.views import PreviewClaim
 from worker.preview_run import PreviewRenderer, Rendered
@@ -52,7 +53,8 @@ class PreviewThread:
             if claim is None:
                 self._stopping.wait(POLL_SECONDS)
             else:
-                self._render(claim)
+                with hide_secrets(claim.secrets.values()):
+                    self._render(claim)
 
     def _render(self, claim: PreviewClaim) -> None:
         started_at = time.monotonic()

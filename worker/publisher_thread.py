@@ -2,9 +2,9 @@
 
 import logging
 import queue
-import threading
 from pathlib import Path
 
+from app.context_thread import ContextThread
 from app.jobs.errors import LeaseLost
 from trainer_core.enums import Step
 from trainer_core.events import EventRecord
@@ -25,7 +25,7 @@ class PublisherThread:
         self._workspace = workspace
         self._keeper = keeper
         self._work: queue.SimpleQueue[Step | Path | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread = ContextThread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
         """Starts to publish."""

@@ -18,6 +18,7 @@ from worker.storage_keys import (
     checkpoint_prefix,
     marker_key,
 )
+from worker.tracing import traced
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Publisher:
         self._job_id = job_id
         self._attempt = attempt
 
+    @traced("job.publish")
     def publish_step(self, step: Step) -> None:
         """Publishes what a done step made, then its marker; nothing when that stands already, or when it is not done.
 
@@ -56,6 +58,7 @@ class Publisher:
             # Nothing resumes from them any more.
             self._storage.delete_prefix(checkpoint_prefix(self._job_id))
 
+    @traced("job.publish")
     def publish_checkpoint(self, folder: Path) -> None:
         """Publishes a whole checkpoint, its list of files last, then removes older ones from storage.
 

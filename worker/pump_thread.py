@@ -4,6 +4,7 @@ import logging
 import threading
 from typing import Protocol
 
+from app.context_thread import ContextThread
 from app.jobs.errors import LeaseLost
 from worker.lease_keeper import LeaseKeeper
 
@@ -30,7 +31,7 @@ class PumpThread:
         self._name = name
         self._job_ended = threading.Event()
         self._given_up = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = ContextThread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Starts to pump."""

@@ -20,6 +20,7 @@ from worker.storage_keys import (
     checkpoint_prefix,
     marker_key,
 )
+from worker.tracing import traced
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class AttemptRestorer:
         self._storage = storage
         self._check = check
 
+    @traced("job.restore")
     def restore(self) -> None:
         """Fetches what this host lacks. What is gone or damaged is left out: its step runs again. Raises OSError."""
         for step in self._spec.steps:

@@ -15,6 +15,7 @@ from trainer_core.errors import StepInputError
 from trainer_core.job_spec import JobSpec, StepInputs
 from trainer_core.types import JsonValue
 from trainer_core.workspace import Workspace
+from worker.tracing import traced
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class InputStager:
         self._check = check
         self._steps = tuple(Step(name) for name in claim.steps)
 
+    @traced("job.stage")
     def stage(self) -> JobSpec:
         """Fetches the inputs and returns the spec that names them.
 

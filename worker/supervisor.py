@@ -34,6 +34,7 @@ from worker.pump_thread import PumpThread
 from worker.restoring import AttemptRestorer
 from worker.services import Services
 from worker.staging import InputStager
+from worker.tracing import note_outcome, watch_attempt
 from worker.workspaces import make_workspace, remove_folder, set_aside
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def run_job(job_id: str, *, services: Services, host: Host) -> None:
     if claim is None:
         return
     try:
-        Supervisor(claim, services=services, host=host).run()
+        with watch_attempt(claim):
+            Supervisor(claim, services=services, host=host).run()
     except LeaseLost as error:
         logger.warning("%s; its processes are gone", error)
     if host.drain.is_set:
@@ -233,6 +235,7 @@ class Supervisor:
 
     def _finish(self, outcome: Outcome, workspace: Workspace | None) -> None:
         """Writes the outcome and clears the host of a job that is over. Raises LeaseLost."""
+        note_outcome(outcome)
         if workspace is None:
             self._write_outcome(outcome)
             return

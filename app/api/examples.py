@@ -144,7 +144,15 @@ WORKER: dict[str, Any] = {
     "id": "wrk-01jd8m1a3c5e7g9j2m4p6r8tvw",
     "object": "worker",
     "host": "gpu-1",
-    "gpus": [{"index": 0, "name": "NVIDIA H200", "memory_bytes": 150754820096}],
+    "gpus": [
+        {
+            "index": 0,
+            "name": "NVIDIA H200",
+            "memory_bytes": 150754820096,
+            "memory_used_bytes": 96636764160,
+            "utilization": 0.97,
+        }
+    ],
     "slots": 1,
     "status": "online",
     "version": "0.1.0",

@@ -1,8 +1,9 @@
-"""What the app counts about itself, for Prometheus."""
+"""What this process counts about itself, for Prometheus; other servers of the installation count themselves."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_LAG_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class Instruments:
@@ -11,17 +12,31 @@ class Instruments:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "finesmith_http_requests", "HTTP requests.", ["method", "route", "status"], registry=self.registry
+            "finesmith_http_requests",
+            "HTTP requests to this server.",
+            ["method", "route", "status"],
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "finesmith_http_request_seconds",
-            "Seconds from a request's first byte to its answer's last (streams and waits included).",
+            "Seconds from a request's first byte to its answer's last (streams and waits included), on this server.",
             ["method", "route"],
             buckets=_BUCKETS_SECONDS,
             registry=self.registry,
         )
-        self.streams = Gauge("finesmith_sse_clients", "Open event streams.", registry=self.registry)
-        self.jobs = Gauge("finesmith_jobs", "Jobs by state.", ["status"], registry=self.registry)
+        self.streams = Gauge("finesmith_sse_clients", "Open event streams of this server.", registry=self.registry)
+        self.stalled_clients = Counter(
+            "finesmith_stalled_clients",
+            "Connections that were cut off because their client took nothing of its answer.",
+            registry=self.registry,
+        )
+        self.loop_lag = Histogram(
+            "finesmith_event_loop_lag_seconds",
+            "How much later than planned this server's event loop turned to a timer.",
+            buckets=_LAG_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
 
     def record_request(self, method: str, route: str, *, status: int, seconds: float) -> None:
         """Counts one finished request; `route` is the path's template, so that ids make no new series."""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
+from structlog.contextvars import bind_contextvars
 
 from app.api import examples, schemas
 from app.api.deps import After, IdempotencyKey, JobId, Limit, PrincipalDep, ServicesDep
@@ -14,6 +15,7 @@ from app.api.responses import error_responses, example_of
 from app.api.translation import build_submission, convert_problems
 from app.jobs.views import JobView
 from app.states import JobStatus
+from app.telemetry import find_traceparent
 
 router = APIRouter(tags=["jobs"])
 
@@ -40,14 +42,20 @@ router = APIRouter(tags=["jobs"])
     },
 )
 async def create_job(
-    body: schemas.JobRequest, services: ServicesDep, principal: PrincipalDep, idempotency_key: IdempotencyKey = None
+    request: Request,
+    body: schemas.JobRequest,
+    services: ServicesDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Checks the whole submission and puts the job into the queue.
 
     Everything that can be known to be wrong is refused here, with all problems in `error.details`: unknown keys with
     the nearest name, steps without a source, files that are not yours, models that are not there.
     """
-    submitted = await submit_job(services, principal.owner, build_submission(body), idempotency_key=idempotency_key)
+    submission = build_submission(body, traceparent=find_traceparent(request.headers.get("traceparent")))
+    submitted = await submit_job(services, principal.owner, submission, idempotency_key=idempotency_key)
+    bind_contextvars(job_id=submitted.job.id)
     headers = {"location": f"/v1/jobs/{submitted.job.id}"}
     if submitted.replayed:
         headers["idempotent-replayed"] = "true"

@@ -1,6 +1,6 @@
 """Turns the core's views into the JSON of the answers, without a second validation of what is known to be right."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -9,7 +9,7 @@ from starlette.responses import Response
 from app.errors import ApiError
 from app.files.views import FileView
 from app.jobs.views import ArtifactView, JobView, LogLine
-from app.jobs.workers import WorkerView
+from app.jobs.workers import GpuInfo, GpuReading, WorkerView
 from app.keys.service import KeyView
 from app.previews.views import PreviewView
 from app.stored_event import StoredEvent
@@ -134,12 +134,23 @@ def render_worker(worker: WorkerView) -> Json:
         "id": worker.id,
         "object": "worker",
         "host": worker.host,
-        "gpus": worker.gpus,
+        "gpus": [_render_gpu(gpu, worker.gpu_readings) for gpu in worker.gpus],
         "slots": worker.slots,
         "status": worker.status,
         "version": worker.version,
         "last_seen_at": worker.last_seen_at,
         "plugin_errors": worker.plugin_errors,
+    }
+
+
+def _render_gpu(gpu: GpuInfo, readings: Sequence[GpuReading]) -> Json:
+    reading = next((each for each in readings if each.index == gpu.index), None)
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "memory_bytes": gpu.memory_bytes,
+        "memory_used_bytes": None if reading is None else reading.memory_used_bytes,
+        "utilization": None if reading is None else reading.utilization,
     }
 
 

@@ -8,8 +8,10 @@ import time
 import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.api.instruments import Instruments
+from app.ids import is_id
 
 REQUEST_ID_HEADER = "x-request-id"
 _REQUEST_ID_KEY = b"x-request-id"
@@ -18,6 +20,7 @@ _UNLOGGED_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 """Asked every few seconds by machines."""
 
 _SLOW_SECONDS = 1.0
+_JOBS_PREFIX = "/v1/jobs/"
 
 log = structlog.get_logger("finesmith.request")
 logger = logging.getLogger("finesmith.request")
@@ -43,6 +46,7 @@ class RequestContext:
             return
         request_id = _choose_request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        bind_contextvars(request_id=request_id, **_name_job(scope["path"]))
         started = time.perf_counter()
         status = 500
 
@@ -57,6 +61,7 @@ class RequestContext:
             await self.app(scope, receive, send_with_id)
         finally:
             self._record(scope, status=status, seconds=time.perf_counter() - started)
+            clear_contextvars()
 
     def _record(self, scope: Scope, *, status: int, seconds: float) -> None:
         path = scope["path"]
@@ -69,12 +74,17 @@ class RequestContext:
             return
         log.info(
             "request",
-            request_id=get_request_id(scope),
             method=scope["method"],
             path=path,
             status=status,
             milliseconds=round(seconds * 1000, 2),
         )
+
+
+def _name_job(path: str) -> dict[str, str]:
+    """The job that a request is about; whatever else a client writes there is no id."""
+    name = path.removeprefix(_JOBS_PREFIX).partition("/")[0] if path.startswith(_JOBS_PREFIX) else ""
+    return {"job_id": name} if is_id(name, "job") else {}
 
 
 def _choose_request_id(scope: Scope) -> str:

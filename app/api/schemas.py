@@ -314,6 +314,8 @@ class Gpu(Answer):
     index: int
     name: str
     memory_bytes: int | None
+    memory_used_bytes: int | None = Field(description="At its worker's last sign of life; null when not known.")
+    utilization: float | None = Field(description="Share of the time in which it was at work then, 0 to 1; or null.")
 
 
 class PluginError(Answer):

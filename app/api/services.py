@@ -13,6 +13,7 @@ from app.files.service import FileService
 from app.jobs.service import JobService
 from app.jobs.workers import WorkerService
 from app.keys.service import KeyService
+from app.monitoring.service import MonitoringService
 from app.previews.service import PreviewService
 from app.queue import WakeupQueue
 from app.settings import Settings
@@ -41,6 +42,7 @@ class Services:
     previews: PreviewService
     webhooks: WebhookService
     webhook_sender: WebhookSender
+    monitoring: MonitoringService
     live: LiveHub
     queue: WakeupQueue
     bus: Bus
@@ -59,6 +61,7 @@ def build_services(settings: Settings) -> Services:
     sessions = SessionFactory(engine)
     storage = Storage(settings.storage_url)
     queue, bus = WakeupQueue(settings.redis_url), Bus(settings.redis_url)
+    workers = WorkerService(sessions, live_seconds=settings.lease_seconds)
     jobs = JobService(sessions, settings=settings, storage=storage, queue=queue, bus=bus)
     return Services(
         settings=settings,
@@ -67,10 +70,11 @@ def build_services(settings: Settings) -> Services:
         jobs=jobs,
         files=FileService(sessions, storage, settings),
         keys=KeyService(sessions, settings),
-        workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
+        workers=workers,
         previews=PreviewService(sessions, settings=settings),
         webhooks=WebhookService(sessions, settings),
         webhook_sender=_build_webhook_sender(sessions, settings),
+        monitoring=MonitoringService(sessions, workers),
         live=LiveHub(AsyncBus(settings.redis_url)),
         queue=queue,
         bus=bus,

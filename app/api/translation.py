@@ -38,7 +38,7 @@ _STATUSES: dict[type[JobStoreError], int] = {
 _RETRY_AFTER_SECONDS = "5"
 
 
-def build_submission(body: JobRequest) -> JobSubmission:
+def build_submission(body: JobRequest, *, traceparent: str | None = None) -> JobSubmission:
     """The same fields in the core's words."""
     return JobSubmission(
         config=body.config,
@@ -53,6 +53,7 @@ def build_submission(body: JobRequest) -> JobSubmission:
         keep_days=body.keep_days,
         name=body.name,
         metadata=body.metadata,
+        traceparent=traceparent,
     )
 
 

@@ -27,6 +27,8 @@ class JobSubmission:
     keep_days: float | None = None
     name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    traceparent: str | None = field(default=None, compare=False)
+    """W3C trace context of the request; no part of what was asked for, so that a repetition is the same submission."""
 
 
 @dataclass(frozen=True, slots=True)

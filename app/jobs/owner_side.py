@@ -273,7 +273,7 @@ def _take_key(connection: Connection, owner: str, submission: JobSubmission, *, 
     if not (0 < len(key) <= MAX_KEY_CHARS and is_storable_text(key)):
         message = f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters"
         raise InvalidSubmission([Problem(message, "Idempotency-Key", "invalid_value")])
-    content = {field.name: getattr(submission, field.name) for field in fields(submission)}
+    content = {field.name: getattr(submission, field.name) for field in fields(submission) if field.compare}
     content["resources"] = asdict(submission.resources)
     body = dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     fingerprint = sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
@@ -317,6 +317,7 @@ def _insert(
         "attempt": 0,
         "failures": 0,
         "last_seq": 1,
+        "traceparent": submission.traceparent,
         "gpus": [],
         "worker_id": assignments[0].worker_id if assignments else None,
     }

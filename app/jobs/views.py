@@ -182,3 +182,5 @@ class Claim:
     max_runtime_seconds: float | None
     """What is left for this attempt of the job's own bound."""
     priority: int
+    traceparent: str | None = None
+    """W3C trace context of the submission."""

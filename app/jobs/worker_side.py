@@ -10,6 +10,7 @@ from app.jobs import fleet, limits, records, repository, transitions
 from app.jobs.commands import NewArtifact, NewEvent, Outcome
 from app.jobs.dispatch import choose_gpus
 from app.jobs.errors import LeaseLost
+from app.jobs.fencing import counts_fenced
 from app.jobs.operations import JobOperations
 from app.jobs.rooms import default_num_gpus
 from app.jobs.rows import JobRow, dump_progress, dump_steps
@@ -64,6 +65,7 @@ class WorkerSide(JobOperations):
         self._publish(stored or [])
         return claim
 
+    @counts_fenced
     def renew(self, job_id: str, attempt: int) -> LeaseView:
         """Extends the lease from now, and tells whether the job is asked to stop. Raises LeaseLost."""
         with transaction(self._sessions) as connection:
@@ -78,6 +80,7 @@ class WorkerSide(JobOperations):
             kept = repository.list_kept(connection, job_ids, over_seconds=over_seconds)
         return [job_id for job_id in job_ids if job_id not in kept]
 
+    @counts_fenced
     def record_events(self, job_id: str, attempt: int, events: Sequence[NewEvent]) -> list[StoredEvent]:
         """Numbers and stores events and moves the job's steps and progress by them, then publishes them.
 
@@ -97,6 +100,7 @@ class WorkerSide(JobOperations):
         self._publish(stored)
         return stored
 
+    @counts_fenced
     def record_artifacts(self, job_id: str, attempt: int, files: Sequence[NewArtifact]) -> list[StoredEvent]:
         """Publishes files that already lie in storage, with an `artifact.created` event a folder. Raises LeaseLost."""
         if not files:
@@ -108,6 +112,7 @@ class WorkerSide(JobOperations):
         self._publish(stored)
         return stored
 
+    @counts_fenced
     def record_log_chunk(
         self, job_id: str, attempt: int, *, first_line: int, num_lines: int, num_bytes: int, storage_key: str
     ) -> None:
@@ -123,6 +128,7 @@ class WorkerSide(JobOperations):
                 storage_key=storage_key,
             )
 
+    @counts_fenced
     def finish(self, job_id: str, attempt: int, outcome: Outcome) -> JobStatus:
         """Ends the attempt; returns the job's state after it: a retryable failure may have gone back to the queue.
 
@@ -205,6 +211,7 @@ def _build_claim(
         ),
         max_runtime_seconds=_find_runtime_left(connection, job),
         priority=job.priority,
+        traceparent=job.traceparent,
     )
 
 

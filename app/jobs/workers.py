@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Row, insert, select, update
 
 from app.db.clock import db_now
 from app.db.models import workers
@@ -22,6 +22,15 @@ class GpuInfo:
     index: int
     name: str
     memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """How busy a GPU was at its worker's last sign of life; `utilization` is 0 to 1."""
+
+    index: int
+    memory_used_bytes: int
+    utilization: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,8 @@ class WorkerView:
     version: str
     last_seen_at: float
     plugin_errors: tuple[PluginError, ...] = ()
+    gpu_readings: tuple[GpuReading, ...] = ()
+    """Nothing of GPUs that do not say, and of those of a worker that is offline."""
 
 
 class WorkerService:
@@ -81,11 +92,19 @@ class WorkerService:
                 connection.execute(insert(workers).values(id=info.id, **values))
         self._cached = None
 
-    def heartbeat(self, worker_id: str) -> bool:
-        """Notes that the worker lives; False when it is not registered and should register again."""
+    def heartbeat(self, worker_id: str, *, gpu_readings: Sequence[GpuReading] = ()) -> bool:
+        """Notes that the worker lives, and how busy its GPUs are.
+
+        False when it is not registered and should register again.
+        """
         statement = update(workers).where(workers.c.id == worker_id)
+        values = {
+            "last_seen_at": db_now(),
+            "departed_at": None,
+            "gpu_readings": [asdict(each) for each in gpu_readings],
+        }
         with transaction(self._sessions) as connection:
-            return connection.execute(statement.values(last_seen_at=db_now(), departed_at=None)).rowcount == 1
+            return connection.execute(statement.values(values)).rowcount == 1
 
     def retire(self, worker_id: str) -> None:
         """Notes that the worker leaves; jobs that were sent to it and not begun go elsewhere."""
@@ -98,19 +117,21 @@ class WorkerService:
         query = select(workers, (db_now() - workers.c.last_seen_at).label("age")).order_by(workers.c.id)
         with snapshot(self._sessions) as connection:
             rows = connection.execute(query.where(workers.c.last_seen_at > db_now() - ANNOUNCED_SECONDS)).all()
-        return [
-            WorkerView(
-                id=row.id,
-                host=row.host,
-                gpus=tuple(GpuInfo(**gpu) for gpu in row.gpus),
-                slots=row.slots,
-                status="online" if row.departed_at is None and row.age <= self._live_seconds else "offline",
-                version=row.version,
-                last_seen_at=row.last_seen_at,
-                plugin_errors=tuple(PluginError(**error) for error in row.plugin_errors or ()),
-            )
-            for row in rows
-        ]
+        return [self._view(row) for row in rows]
+
+    def _view(self, row: Row[Any]) -> WorkerView:
+        is_online = row.departed_at is None and row.age <= self._live_seconds
+        return WorkerView(
+            id=row.id,
+            host=row.host,
+            gpus=tuple(GpuInfo(**gpu) for gpu in row.gpus),
+            slots=row.slots,
+            status="online" if is_online else "offline",
+            version=row.version,
+            last_seen_at=row.last_seen_at,
+            plugin_errors=tuple(PluginError(**error) for error in row.plugin_errors or ()),
+            gpu_readings=tuple(GpuReading(**reading) for reading in row.gpu_readings or ()) if is_online else (),
+        )
 
     def current_catalogue(self) -> Catalogue:
         """All that workers announced in the last 24 hours; before any did, what is built in."""

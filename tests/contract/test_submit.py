@@ -48,6 +48,20 @@ def test_same_key_with_another_body_is_a_conflict(core: CoreInstallation) -> Non
         core.jobs.submit(OWNER, JobSubmission(config=CONFIG, priority=1), idempotency_key="k")
 
 
+def test_a_repetition_in_another_trace_is_the_same_submission(core: CoreInstallation):
+    traces = [f"00-{number:032x}-{number:016x}-01" for number in (1, 2)]
+    first, second = (
+        core.jobs.submit(OWNER, JobSubmission(config=CONFIG, traceparent=trace), idempotency_key="k")
+        for trace in traces
+    )
+    assert (second.job.id, second.replayed) == (first.job.id, True)
+    core.add_worker()
+    core.jobs.dispatch_ready()
+    claim = core.jobs.claim(first.job.id, "wrk-1")
+    assert claim is not None
+    assert claim.traceparent == traces[0]
+
+
 def test_keys_are_each_owners_own(core: CoreInstallation) -> None:
     first = core.jobs.submit("ann", JobSubmission(config=CONFIG), idempotency_key="k")
     second = core.jobs.submit("bob", JobSubmission(config=CONFIG), idempotency_key="k")

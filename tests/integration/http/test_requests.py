@@ -150,3 +150,23 @@ def test_a_surprise_is_a_500_that_tells_nothing_but_its_id(small_server, client)
     assert error["code"] == "internal_error"
     assert answer.headers["x-request-id"] in error["message"]
     assert "storage" not in answer.text
+
+
+def test_a_request_cannot_forge_a_line_of_the_log_nor_put_a_key_into_it(small_server):
+    job_id = "job-" + "0" * 26
+    forged = f"/v1/jobs/{job_id}/x%0a%7b%22level%22%3a%22critical%22%7d?key=fsk_{'k' * 30}"
+    with small_server.make_client() as client:
+        client.get(forged, headers={"x-request-id": "line\\n", "authorization": f"Bearer fsk_{'w' * 30}"})
+        client.get(f"/v1/jobs/{job_id}", headers={"x-request-id": "mine-1"})
+        client.post("/v1/files", files={"file": ('a\n{"level": "critical"}\r.jsonl', b"no json")})
+    text = (small_server.settings.data_dir / "api.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert "critical" not in {line["level"] for line in lines}
+    assert "fsk_" not in text
+    mine = next(line for line in lines if line.get("request_id") == "mine-1")
+    assert (mine["event"], mine["job_id"], mine["status"], mine["logger"]) == (
+        "request",
+        job_id,
+        404,
+        "finesmith.request",
+    )

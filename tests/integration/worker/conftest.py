@@ -79,6 +79,24 @@ class Installation:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.valkey: subprocess.Popen[bytes] | None = None
 
+    def build_environment(self) -> dict[str, str]:
+        """The environment of a process of this installation."""
+        settings = self.settings
+        return {
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "FINESMITH_DATA_DIR": str(settings.data_dir),
+            "FINESMITH_DATABASE_URL": settings.database_url,
+            "FINESMITH_STORAGE_URL": settings.storage_url,
+            "FINESMITH_REDIS_URL": settings.redis_url,
+            "FINESMITH_SECRET_KEY": settings.secret_key.get_secret_value(),
+            "FINESMITH_CANCEL_GRACE_SECONDS": str(settings.cancel_grace_seconds),
+            "FINESMITH_RETRY_BACKOFF_SECONDS": ",".join(map(str, settings.retry_backoff_seconds)),
+            "FINESMITH_LEASE_SECONDS": str(settings.lease_seconds),
+            "FINESMITH_HEARTBEAT_SECONDS": str(settings.heartbeat_seconds),
+            **({"FINESMITH_MODEL_ROOT": str(settings.model_root)} if settings.model_root else {}),
+        }
+
     def start_valkey(self) -> None:
         socket = self.settings.valkey_socket
         socket.parent.mkdir(parents=True, exist_ok=True)
@@ -195,19 +213,9 @@ class Worker:
                 stderr=log,
                 cwd=settings.data_dir,
                 env={
-                    **os.environ,
-                    "PYTHONPATH": str(REPOSITORY),
+                    **installation.build_environment(),
                     "FINESMITH_PARENT_PIPE": "1",
                     "FINESMITH_DATA_DIR": str(data_dir or settings.data_dir),
-                    "FINESMITH_DATABASE_URL": settings.database_url,
-                    "FINESMITH_STORAGE_URL": settings.storage_url,
-                    "FINESMITH_REDIS_URL": settings.redis_url,
-                    "FINESMITH_SECRET_KEY": settings.secret_key.get_secret_value(),
-                    "FINESMITH_CANCEL_GRACE_SECONDS": str(settings.cancel_grace_seconds),
-                    "FINESMITH_RETRY_BACKOFF_SECONDS": ",".join(map(str, settings.retry_backoff_seconds)),
-                    "FINESMITH_LEASE_SECONDS": str(settings.lease_seconds),
-                    "FINESMITH_HEARTBEAT_SECONDS": str(settings.heartbeat_seconds),
-                    **({"FINESMITH_MODEL_ROOT": str(settings.model_root)} if settings.model_root else {}),
                 },
                 start_new_session=True,
             )

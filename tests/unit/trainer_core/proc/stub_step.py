@@ -97,6 +97,10 @@ def print_lines(count: int, context: StepContext) -> None:
         print("line", number, flush=True)
 
 
+def print_variable(name: str, context: StepContext) -> None:
+    print(name, os.environ.get(name), flush=True)
+
+
 def start_grandchild(pid_file: str, context: StepContext) -> None:
     # A session of its own and no pipe: nothing but its ancestors' watch ends it.
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -153,6 +157,7 @@ ORDERS = {
     "metrics": emit_metrics,
     "checkpoint": save_checkpoint,
     "lines": print_lines,
+    "variable": print_variable,
     "grandchild": start_grandchild,
     "fail": fail,
     "fail_once": fail_once,

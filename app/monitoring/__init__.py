@@ -1,0 +1,1 @@
+"""What the whole installation is doing, in figures."""
