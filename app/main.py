@@ -10,7 +10,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.routing import APIRoute
 
-from app.api import artifacts, events, files, health, jobs, keys, previews, registries, workers
+from app.api import artifacts, events, files, health, jobs, keys, previews, projects, registries, secrets, workers
 from app.api.body_limit import BodyLimit
 from app.api.error_handlers import add_error_handlers
 from app.api.instruments import Instruments
@@ -40,6 +40,8 @@ TAGS = [
     {"name": "events", "description": "What happens in a job: as lists, or live as server-sent events."},
     {"name": "artifacts", "description": "What a job produced."},
     {"name": "installation", "description": "What this installation can do."},
+    {"name": "secrets", "description": "Tokens that jobs use by name; nobody sees them again."},
+    {"name": "projects", "description": "Owners of jobs, files and keys, and their limits; for admins."},
     {"name": "keys", "description": "API keys; for admins."},
     {"name": "health", "description": "For machines that watch this one."},
 ]
@@ -62,14 +64,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.instruments = instruments
     # The last one added is the outermost.
-    app.add_middleware(AuthGate, metrics_public=settings.metrics_public)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(AuthGate, settings=settings)
     app.add_middleware(RequestContext, instruments=instruments)
     add_error_handlers(app)
     add_store_error_handler(app)
     add_pages(app)
     app.include_router(health.open_router, responses=error_responses(500))
-    app.include_router(health.metrics_router, responses=error_responses(401, 500))
+    app.include_router(health.metrics_router, responses=error_responses(401, 429, 500))
     app.include_router(_build_guarded_router())
     return app
 
@@ -84,8 +86,8 @@ def find_version() -> str:
 
 def _build_guarded_router() -> APIRouter:
     """The root of everything that needs a key."""
-    root = APIRouter(dependencies=[Security(require_principal)], responses=error_responses(401, 500))
-    for module in (jobs, previews, files, events, artifacts, registries, workers, keys):
+    root = APIRouter(dependencies=[Security(require_principal)], responses=error_responses(401, 403, 429, 500))
+    for module in (jobs, previews, files, events, artifacts, registries, workers, secrets, projects, keys):
         root.include_router(module.router)
     return root
 

@@ -14,7 +14,9 @@ from app.jobs.service import JobService
 from app.jobs.workers import WorkerService
 from app.keys.service import KeyService
 from app.previews.service import PreviewService
+from app.projects.service import ProjectService
 from app.queue import WakeupQueue
+from app.secrets.service import SecretService
 from app.settings import Settings
 from app.storage import Storage
 
@@ -31,6 +33,8 @@ class Services:
     jobs: JobService
     files: FileService
     keys: KeyService
+    projects: ProjectService
+    secrets: SecretService
     workers: WorkerService
     previews: PreviewService
     live: LiveHub
@@ -59,6 +63,8 @@ def build_services(settings: Settings) -> Services:
         jobs=jobs,
         files=FileService(sessions, storage, settings),
         keys=KeyService(sessions, settings),
+        projects=ProjectService(sessions),
+        secrets=SecretService(sessions, settings),
         workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
         previews=PreviewService(sessions, settings=settings),
         live=LiveHub(AsyncBus(settings.redis_url)),

@@ -19,15 +19,23 @@ from app.jobs.errors import (
     Problem,
 )
 from app.jobs.views import Resources
+from app.keys.errors import KeyNotRotatable
 from app.previews.errors import TooManyPreviews
+from app.projects.errors import InvalidProject, ProjectExists
+from app.secrets.errors import InvalidSecret, SecretError, TooManySecrets
 
-_STATUSES: dict[type[JobStoreError], int] = {
+_STATUSES: dict[type[Exception], int] = {
     InvalidSubmission: 422,
     IdempotencyConflict: 422,
     InvalidTransition: 409,
     FileInUse: 409,
     LeaseLost: 409,
     TooManyPreviews: 429,
+    KeyNotRotatable: 409,
+    ProjectExists: 409,
+    InvalidProject: 422,
+    InvalidSecret: 422,
+    TooManySecrets: 409,
 }
 """All others say that something is not there."""
 _RETRY_AFTER_SECONDS = "5"
@@ -57,7 +65,7 @@ def convert_problems(problems: Sequence[Problem]) -> ApiError:
     return ApiError(first.message, status=422, code=first.code, param=first.param, details=details)
 
 
-def convert_store_error(error: JobStoreError) -> ApiError:
+def convert_store_error(error: JobStoreError | SecretError) -> ApiError:
     """An owner's foreign ids and ids that do not exist are the same 404."""
     if isinstance(error, InvalidSubmission):
         return convert_problems(error.problems)
@@ -71,5 +79,6 @@ def add_store_error_handler(app: FastAPI) -> None:
     """Answers every error that the core raises on purpose."""
 
     @app.exception_handler(JobStoreError)
-    async def answer_store_error(request: Request, error: JobStoreError) -> Response:
+    @app.exception_handler(SecretError)
+    async def answer_store_error(request: Request, error: JobStoreError | SecretError) -> Response:
         return build_error_response(convert_store_error(error))

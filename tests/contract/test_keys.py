@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 from app.db.clock import db_now
 from app.db.models import api_keys
 from app.db.session import snapshot, transaction
+from app.keys.scopes import Scope
 from app.keys.service import InvalidKeyRequest, KeyNotFound, KeyService, Principal
 from app.settings import Settings
 from tests.support.installation import CoreInstallation
@@ -15,7 +16,7 @@ from tests.support.installation import CoreInstallation
 
 def test_key_names_its_owner_and_lies_nowhere_in_plain_text(core: CoreInstallation) -> None:
     key, plaintext = core.keys.create("ann", "laptop", ("admin",))
-    assert core.keys.authenticate(plaintext) == Principal("ann", frozenset({"admin"}), key.id)
+    assert core.keys.authenticate(plaintext) == Principal("ann", frozenset(Scope), key.id)
     with snapshot(core.sessions) as connection:
         [row] = connection.execute(select(api_keys)).all()
     assert plaintext not in str(row)
@@ -54,7 +55,7 @@ def test_key_that_is_not_there_cannot_be_revoked(core: CoreInstallation, key_id:
 )
 def test_impossible_keys_are_refused(core: CoreInstallation, owner: str, name: str, seconds: float | None) -> None:
     with pytest.raises(InvalidKeyRequest):
-        core.keys.create(owner, name, (), seconds)
+        core.keys.create(owner, name, ("read",), seconds)
 
 
 def test_another_secret_key_opens_none_of_the_keys(core: CoreInstallation, tmp_path: Path) -> None:

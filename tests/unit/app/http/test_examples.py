@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-from app.api import examples, schemas
+from app.api import access_schemas, examples, schemas
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,10 @@ from app.api import examples, schemas
         (examples.PREVIEW, schemas.Preview),
         (examples.VALIDATION, schemas.Validation),
         (examples.REGISTRIES, schemas.Registries),
-        (examples.KEY, schemas.Key),
-        (examples.NEW_KEY, schemas.NewKey),
+        (examples.KEY, access_schemas.Key),
+        (examples.NEW_KEY, access_schemas.NewKey),
+        (examples.PROJECT, access_schemas.Project),
+        (examples.SECRET, access_schemas.Secret),
         (examples.deleted(examples.JOB), schemas.DeletedObject),
         (examples.list_of(examples.JOB), schemas.ListOf[schemas.Job]),
     ],
