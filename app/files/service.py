@@ -101,7 +101,7 @@ class FileService:
                 raise FileNotFound(file_id)
             if job_id := find_unfinished_user_of_file(connection, file_id, owner=owner):
                 raise FileInUse(file_id, job_id)
-            repository.delete_file(connection, file_id)
+            repository.delete_file(connection, file_id, owner=owner)
         self._storage.delete(file.storage_key)
         return file
 

@@ -33,6 +33,7 @@ class JobOperations:
         self._bus = bus
         self._workers = WorkerService(sessions, live_seconds=settings.lease_seconds)
         self._cipher = build_cipher(settings, "job-secrets")
+        self._named_secret_cipher = build_cipher(settings, "named-secrets")
 
     @property
     def lease_seconds(self) -> float:

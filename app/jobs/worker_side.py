@@ -12,7 +12,6 @@ from app.jobs.dispatch import choose_gpus, default_num_gpus
 from app.jobs.errors import LeaseLost
 from app.jobs.operations import JobOperations
 from app.jobs.rows import JobRow, dump_progress, dump_steps
-from app.jobs.secrets import UnreadableSecret
 from app.jobs.step_states import StepStates
 from app.jobs.transitions import Change
 from app.jobs.views import (
@@ -23,6 +22,7 @@ from app.jobs.views import (
     JobError,
     LeaseView,
 )
+from app.secrets.cipher import UnreadableSecret
 from app.states import JobStatus
 from app.stored_event import StoredEvent
 
@@ -188,16 +188,17 @@ def _build_claim(
             training_file=files.get(job.training_file or ""),
             validation_file=files.get(job.validation_file or ""),
             calibration_file=files.get(job.calibration_file or ""),
-            input_job=None if job.input_job is None else _build_input_job(connection, job.input_job),
+            input_job=None if job.input_job is None else _build_input_job(connection, job.input_job, owner=job.owner),
         ),
         max_runtime_seconds=job.max_runtime_seconds,
         priority=job.priority,
     )
 
 
-def _build_input_job(connection: Connection, job_id: str) -> InputJobRef:
+def _build_input_job(connection: Connection, job_id: str, *, owner: str) -> InputJobRef:
     by_name: dict[str, list[ArtifactView]] = {}
-    for artifact in records.list_artifacts(connection, job_id):
+    job = repository.find_job(connection, job_id, owner=owner)
+    for artifact in [] if job is None else records.list_artifacts(connection, job):
         by_name.setdefault(artifact.name, []).append(artifact)
     return InputJobRef(job_id, {name: tuple(artifacts) for name, artifacts in by_name.items()})
 

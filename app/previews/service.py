@@ -10,6 +10,7 @@ from app.db.session import SessionFactory, snapshot, transaction
 from app.ids import new_id
 from app.jobs import records
 from app.jobs.errors import InvalidSubmission
+from app.jobs.named_secrets import seal_given
 from app.jobs.storable import make_storable, make_text_storable
 from app.jobs.views import JobError
 from app.jobs.workers import WorkerService
@@ -48,6 +49,7 @@ class PreviewService:
         self._settings = settings
         self._workers = WorkerService(sessions, live_seconds=settings.lease_seconds)
         self._cipher = build_cipher(settings, "preview-secrets")
+        self._named_secret_cipher = build_cipher(settings, "named-secrets")
 
     def create(self, owner: str, request: PreviewRequest) -> PreviewView:
         """Stores a preview for a worker to render. Raises InvalidSubmission with every problem, TooManyPreviews."""
@@ -65,7 +67,7 @@ class PreviewService:
             "config": dict(checked.values),
             "required_keys": dict(checked.required_keys),
         }
-        sealed = [self._cipher.seal(preview_id, field=name, value=value) for name, value in checked.secrets.items()]
+        sealed = seal_given(self._cipher, checked.secrets, scope_id=preview_id, named_cipher=self._named_secret_cipher)
         with transaction(self._sessions) as connection:
             num_unfinished = repository.count_unfinished(connection, owner=owner)
             if num_unfinished >= MAX_UNFINISHED:
