@@ -1,5 +1,6 @@
 """Who is asking, and may they: every path needs a key but those that are named here, every call a scope."""
 
+import ipaddress
 import math
 from typing import Annotated
 
@@ -147,6 +148,12 @@ class MetricsBearer(PrincipalBearer):
 
 
 def _find_address(scope: Scope) -> str:
-    """The client's, or its proxy's: headers that anybody can write are not believed."""
+    """The client's, or its proxy's: headers that anybody can write are not believed. Of IPv6 the network, of which
+    one client has all 2^64 addresses."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    host = str(client[0]) if client else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ipaddress.IPv6Network((address, 64), strict=False))

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from app.api.error_handlers import add_error_handlers
-from app.auth import require_principal
+from app.auth import _find_address, require_principal
 from app.keys.scopes import Scope, find_needed_scope
 from app.keys.views import Principal
 from app.main import create_app
@@ -86,3 +86,18 @@ def test_a_route_that_nobody_declared_is_refused_even_to_an_admin() -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_scope")
     assert "/v1/surprise" in answer.json()["error"]["message"]
     assert client.get("/v1/jobs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "counted_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("a unix socket", "a unix socket"),
+    ],
+)
+def test_a_client_cannot_change_the_address_that_its_guesses_are_counted_for(host: str, counted_as: str) -> None:
+    assert _find_address({"client": (host, 1)}) == counted_as
+    assert _find_address({"client": None}) == ""
