@@ -77,7 +77,7 @@ def find_raw_sql(module: ast.Module) -> Iterator[str]:
 
 
 def find_functions_on(module: ast.Module, tables: set[str]) -> Iterator[ast.FunctionDef]:
-    """Public functions with a connection that use one of the tables, by themselves or by way of others of the module."""
+    """Public functions with a connection that use one of the tables, themselves or by way of others of the module."""
     bodies: dict[str, set[str]] = {}
     functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
     for node in module.body:
