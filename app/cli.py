@@ -67,9 +67,12 @@ def api(host: Host = None, port: Port = None, listen_fd: ListenFd = None) -> Non
     settings = _load_settings(host, port)
     if os.environ.get("FINESMITH_PARENT_PIPE") == "1":
         exit_when_stdin_closes(kill_descendants)
-    elif not is_loopback(settings.host):
-        _refuse_without_keys(settings)
-    run_server(settings, listener=socket.socket(fileno=listen_fd) if listen_fd is not None else None)
+    listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
+    # An inherited socket listens where it was bound, whatever the settings say.
+    address = settings.host if listener is None else str(listener.getsockname()[0])
+    if not is_loopback(address):
+        _refuse_without_keys(settings, address)
+    run_server(settings, listener=listener)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -124,11 +127,11 @@ def _load_settings(host: str | None = None, port: int | None = None) -> Settings
     return Settings.model_validate(given)
 
 
-def _refuse_without_keys(settings: Settings) -> None:
+def _refuse_without_keys(settings: Settings, address: str) -> None:
     if any(key.is_usable for key in open_keys(settings).list()):
         return
     message = (
-        f"Refusing to listen on {settings.host}: there is no API key that opens anything. "
+        f"Refusing to listen on {address}: there is no API key that opens anything. "
         "Make one first with `finesmith-server keys create`, or listen on 127.0.0.1."
     )
     typer.echo(message, err=True)

@@ -1,25 +1,24 @@
 """What a new key may look like."""
 
-import re
 from collections.abc import Sequence
 
 from app.jobs.storable import is_storable_text
 from app.keys.errors import InvalidKeyRequest
 from app.keys.scopes import EARLIER_SCOPE, KNOWN_SCOPES
 from app.keys.views import KeyLimits
+from app.projects.views import PROJECT_ID
 
 MAX_OVERLAP_SECONDS = 30 * 86_400.0
 MAX_LIFETIME_SECONDS = 100 * 366 * 86_400.0
 MAX_REQUESTS_PER_MINUTE = 10_000_000
 MAX_UPLOAD_BYTES = 1 << 50
-_OWNER = re.compile(r"[\w.@+-]{1,64}")
 
 
 def check_key(
     owner: str, name: str, scopes: Sequence[str], *, expires_in_seconds: float | None, limits: KeyLimits
 ) -> None:
     """Raises InvalidKeyRequest, naming the field."""
-    if not _OWNER.fullmatch(owner):
+    if not PROJECT_ID.fullmatch(owner):
         raise InvalidKeyRequest("owner must have 1 to 64 letters, digits or . _ @ + -")
     if not 0 < len(name) <= 256 or not is_storable_text(name):
         raise InvalidKeyRequest("name must have 1 to 256 characters")

@@ -1,6 +1,8 @@
 """`finesmith-server` on keys and secrets, and what it refuses to serve."""
 
 import base64
+import os
+import socket
 import stat
 from pathlib import Path
 
@@ -43,6 +45,9 @@ def test_a_public_address_is_refused_without_a_key_that_opens_anything(run, core
         return result.exit_code == 2 and REFUSED in result.output
 
     assert refuses()
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        inherited = run("api", "--listen-fd", str(os.dup(listener.fileno())))
+    assert REFUSED in inherited.output
     key, _ = core.keys.create("ann", "laptop")
     assert "serves on 0.0.0.0" in run(*serve).output
     with transaction(core.sessions) as connection:
