@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import sys
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -70,9 +71,10 @@ def api(host: Host = None, port: Port = None, listen_fd: ListenFd = None) -> Non
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     # An inherited socket listens where it was bound, whatever the settings say.
     address = settings.host if listener is None else str(listener.getsockname()[0])
-    if not is_loopback(address):
-        _refuse_without_keys(settings, address)
-    run_server(settings, listener=listener)
+    with listener or nullcontext():
+        if not is_loopback(address):
+            _refuse_without_keys(settings, address)
+        run_server(settings, listener=listener)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
