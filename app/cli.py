@@ -6,18 +6,16 @@ import ipaddress
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Annotated
+from contextlib import nullcontext
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Column, Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.key_commands import keys_app, open_keys, secrets_app
+from app.secret_key import BadSecretKey
 from app.settings import Settings
-
-if TYPE_CHECKING:
-    from app.keys.service import KeyService
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finesmith: a self-hosted fine-tuning service.",
 )
-keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys_app, name="keys")
+app.add_typer(secrets_app, name="secrets")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: FINESMITH_HOST, else 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one. Default: 8000.")]
@@ -41,6 +39,9 @@ def main() -> None:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
             typer.echo(f"Setting FINESMITH_{name.upper()}: {problem['msg']}", err=True)
+        sys.exit(2)
+    except BadSecretKey as error:
+        typer.echo(f"{error}.", err=True)
         sys.exit(2)
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]
@@ -67,9 +68,13 @@ def api(host: Host = None, port: Port = None, listen_fd: ListenFd = None) -> Non
     settings = _load_settings(host, port)
     if os.environ.get("FINESMITH_PARENT_PIPE") == "1":
         exit_when_stdin_closes(kill_descendants)
-    elif not is_loopback(settings.host):
-        _refuse_without_keys(settings)
-    run_server(settings, listener=socket.socket(fileno=listen_fd) if listen_fd is not None else None)
+    listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
+    # An inherited socket listens where it was bound, whatever the settings say.
+    address = settings.host if listener is None else str(listener.getsockname()[0])
+    with listener or nullcontext():
+        if not is_loopback(address):
+            _refuse_without_keys(settings, address)
+        run_server(settings, listener=listener)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -110,47 +115,6 @@ def healthcheck() -> None:
     raise typer.Exit(0 if online else 1)
 
 
-@keys_app.command("create")
-def create_key(
-    owner: Annotated[str, typer.Option(help="Whose jobs and files the key sees.")] = "default",
-    name: Annotated[str, typer.Option(help="For people.")] = "made on the command line",
-    admin: Annotated[bool, typer.Option("--admin", help="Also let it manage keys and read metrics.")] = False,
-    expires_in_days: Annotated[float | None, typer.Option(min=0.001, help="Lifetime. Default: until revoked.")] = None,
-) -> None:
-    """Make a key and print it, this once."""
-    from app.keys.service import InvalidKeyRequest
-
-    scopes = ("jobs", "admin") if admin else ("jobs",)
-    seconds = None if expires_in_days is None else expires_in_days * 86_400
-    try:
-        _, plaintext = _open_keys().create(owner, name, scopes, expires_in_seconds=seconds)
-    except InvalidKeyRequest as error:
-        raise typer.BadParameter(str(error)) from error
-    typer.echo(plaintext)
-
-
-@keys_app.command("list")
-def list_keys() -> None:
-    """Show all keys, without the keys themselves."""
-    table = Table(Column("id", no_wrap=True), "owner", "name", "scopes", "state")
-    for key in _open_keys().list():
-        state = "revoked" if key.revoked_at else "valid"
-        table.add_row(key.id, key.owner, key.name, " ".join(key.scopes), state)
-    Console().print(table)
-
-
-@keys_app.command("revoke")
-def revoke_key(key_id: str) -> None:
-    """Take a key's power away, within 30 seconds on every server."""
-    from app.keys.service import KeyNotFound
-
-    try:
-        _open_keys().revoke(key_id)
-    except KeyNotFound as error:
-        raise typer.BadParameter(error.message) from error
-    typer.echo(f"{key_id} is revoked.")
-
-
 def is_loopback(host: str) -> bool:
     """True if only this machine can reach the address."""
     try:
@@ -165,23 +129,15 @@ def _load_settings(host: str | None = None, port: int | None = None) -> Settings
     return Settings.model_validate(given)
 
 
-def _refuse_without_keys(settings: Settings) -> None:
-    if any(key.revoked_at is None for key in _open_keys(settings).list()):
+def _refuse_without_keys(settings: Settings, address: str) -> None:
+    if any(key.is_usable for key in open_keys(settings).list()):
         return
     message = (
-        f"Refusing to listen on {settings.host}: there is no API key yet. "
+        f"Refusing to listen on {address}: there is no API key that opens anything. "
         "Make one first with `finesmith-server keys create`, or listen on 127.0.0.1."
     )
     typer.echo(message, err=True)
     raise typer.Exit(2)
-
-
-def _open_keys(settings: Settings | None = None) -> KeyService:
-    from app.db.session import SessionFactory, build_engine
-    from app.keys.service import KeyService
-
-    settings = settings or _load_settings()
-    return KeyService(SessionFactory(build_engine(settings.database_url)), settings)
 
 
 if __name__ == "__main__":

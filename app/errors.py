@@ -5,6 +5,7 @@ ApiError                    raised by routers, dependencies and middleware; alwa
 ├── Forbidden                   403: the key's scopes do not allow the call
 ├── NotFound                    404: nothing under that id for this key, or no such path
 ├── PayloadTooLarge             413: the body is over its limit
+├── RateLimited                 429: too many calls (`Retry-After` says when)
 ├── RangeNotSatisfiable         416: the range lies outside the content
 └── Unavailable                 503: try again later (`Retry-After` says when)
 """
@@ -85,6 +86,16 @@ class PayloadTooLarge(ApiError):
     status, code = 413, "body_too_large"
 
 
+class RateLimited(ApiError):
+    """Raised before a call is looked at that comes too soon after too many others."""
+
+    status, code = 429, "rate_limited"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_seconds: int) -> None:
+        shown = f"{message} Try again in {retry_after_seconds} s."
+        super().__init__(shown, code=code, headers={"retry-after": str(retry_after_seconds)})
+
+
 class RangeNotSatisfiable(ApiError):
     """Raised by downloads; the header tells the content's size."""
 
@@ -104,7 +115,13 @@ class Unavailable(ApiError):
         super().__init__(message, code=code, headers={"retry-after": str(retry_after_seconds)})
 
 
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
 
 
 def error_type(status: int) -> str:

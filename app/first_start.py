@@ -13,7 +13,7 @@ from app.settings import Settings
 from app.storage import Storage
 
 FIRST_OWNER = "default"
-FIRST_SCOPES = ("jobs", "admin")
+FIRST_SCOPES = ("admin",)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def _name_workers(path: Path, num_workers: int) -> tuple[str, ...]:
 def _write_first_key(settings: Settings, keys: KeyService) -> Path:
     """Makes a key unless the one in the file still opens this database."""
     path = settings.data_dir / "api_key"
-    if path.exists() and keys.authenticate(path.read_text().strip()) is not None:
+    known = keys.authenticate(path.read_text().strip()) if path.exists() else None
+    if known is not None and known.scopes:
         return path
     _, plaintext = keys.create(FIRST_OWNER, "first start", FIRST_SCOPES, expires_in_seconds=None)
     temporary = path.with_name(".api_key.new")

@@ -10,7 +10,20 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.routing import APIRoute
 
-from app.api import artifacts, events, files, health, jobs, keys, previews, registries, webhooks, workers
+from app.api import (
+    artifacts,
+    events,
+    files,
+    health,
+    jobs,
+    keys,
+    previews,
+    projects,
+    registries,
+    secrets,
+    webhooks,
+    workers,
+)
 from app.api.body_limit import BodyLimit
 from app.api.error_handlers import add_error_handlers
 from app.api.instruments import Instruments
@@ -45,6 +58,8 @@ TAGS = [
     {"name": "artifacts", "description": "What a job produced."},
     {"name": "installation", "description": "What this installation can do."},
     {"name": "webhooks", "description": "What happens to jobs, posted to a URL of yours and signed."},
+    {"name": "secrets", "description": "Tokens that jobs use by name; nobody sees them again."},
+    {"name": "projects", "description": "Owners of jobs, files and keys, and their limits; for admins."},
     {"name": "keys", "description": "API keys; for admins."},
     {"name": "health", "description": "For machines that watch this one."},
 ]
@@ -68,14 +83,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.instruments = instruments
     # The last one added is the outermost.
-    app.add_middleware(AuthGate, metrics_public=settings.metrics_public)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(AuthGate, settings=settings)
     app.add_middleware(RequestContext, instruments=instruments)
     add_error_handlers(app)
     add_store_error_handler(app)
     add_pages(app)
     app.include_router(health.open_router, responses=error_responses(500))
-    app.include_router(health.metrics_router, responses=error_responses(401, 500))
+    app.include_router(health.metrics_router, responses=error_responses(401, 429, 500))
     app.include_router(_build_guarded_router())
     return app
 
@@ -90,8 +105,8 @@ def find_version() -> str:
 
 def _build_guarded_router() -> APIRouter:
     """The root of everything that needs a key."""
-    root = APIRouter(dependencies=[Security(require_principal)], responses=error_responses(401, 500))
-    for module in (jobs, previews, files, events, artifacts, registries, workers, webhooks, keys):
+    root = APIRouter(dependencies=[Security(require_principal)], responses=error_responses(401, 403, 429, 500))
+    for module in (jobs, previews, files, events, artifacts, registries, workers, webhooks, secrets, projects, keys):
         root.include_router(module.router)
     return root
 

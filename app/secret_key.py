@@ -4,18 +4,23 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Literal
 
 from app.settings import Settings
 
 KEY_BYTES = 32
+Purpose = Literal["job-secrets", "preview-secrets", "named-secrets", "webhook-secrets", "api-keys"]
+
+logger = logging.getLogger("finesmith.secret_key")
 
 
 class BadSecretKey(Exception):
-    """The configured secret key is not 32 bytes in base64; fatal at start."""
+    """A configured secret key is not 32 bytes in base64, or its file is not ours alone; fatal at start."""
 
 
 def load_secret_key(settings: Settings) -> bytes:
@@ -29,14 +34,37 @@ def load_secret_key(settings: Settings) -> bytes:
     path = settings.data_dir / "secret_key"
     if not path.exists():
         _create_key_file(path)
+    _make_private(path)
     return _decode(path.read_text(), source=str(path))
 
 
-def derive_key(
-    secret_key: bytes, purpose: Literal["job-secrets", "preview-secrets", "webhook-secrets", "api-keys"]
-) -> bytes:
+def load_secret_keys(settings: Settings) -> tuple[bytes, ...]:
+    """The present key, then those of FINESMITH_PREVIOUS_SECRET_KEYS. Raises BadSecretKey."""
+    texts = settings.previous_secret_keys.get_secret_value().split(",")
+    previous = [_decode(text, source="FINESMITH_PREVIOUS_SECRET_KEYS") for text in texts if text.strip()]
+    return (load_secret_key(settings), *previous)
+
+
+def derive_key(secret_key: bytes, purpose: Purpose) -> bytes:
     """A key for one purpose, so that no two uses share one."""
     return hmac.new(secret_key, purpose.encode(), hashlib.sha256).digest()
+
+
+def _make_private(path: Path) -> None:
+    """Takes from others what they may do with the key file, and says so: they may have read it.
+
+    Not refused, because a volume's mount may give a group its rights back at each start. Raises BadSecretKey where
+    the file is not ours to change.
+    """
+    facts = path.stat()
+    if not facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return
+    try:
+        path.chmod(0o600)
+    except OSError as error:
+        message = f"{path} can be read by others and belongs to somebody else: give it to this user, with mode 0600"
+        raise BadSecretKey(message) from error
+    logger.warning("%s could be read by others: its mode is 0600 now. Change the key if somebody may have", path)
 
 
 def _decode(text: str, *, source: str) -> bytes:

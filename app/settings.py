@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     """Models whose own code may run: comma-separated `owner/name@<commit sha>`."""
     secret_key: SecretStr = SecretStr("")
     """32 bytes in base64: encrypts tokens, signs API keys. Empty: made at first use in `<data_dir>/secret_key`."""
+    previous_secret_keys: SecretStr = SecretStr("")
+    """Earlier secret keys, comma-separated: they open what they encrypted and signed, and encrypt nothing new."""
+    requests_per_minute: Annotated[int | None, Field(ge=1)] = None
+    """Requests that one API key may make in a minute, of each server process. None: no limit."""
+    failed_authentications_per_minute: Annotated[int | None, Field(ge=1)] = 300
+    """Unknown API keys that one address may try in a minute, of each server process. None: no limit."""
     host: str = "127.0.0.1"
     """Address that the server listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -19,7 +19,7 @@ def render() -> str:
     """The page as Markdown."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "(empty)" if name == "secret_key" else repr(field.default)
+        default = "(empty)" if name in ("secret_key", "previous_secret_keys") else repr(field.default)
         rows.append(f"| `FINESMITH_{name.upper()}` | `{_show(default)}` | {field.description} |")
     return HEAD + "\n".join(rows) + "\n"
 

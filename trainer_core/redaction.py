@@ -4,8 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 _REPLACEMENT = b"[redacted]"
-_KNOWN_PATTERNS = (rb"hf_[A-Za-z0-9]{30,}",)
-"""What a Hub token looks like: one may reach the output from a user's own environment."""
+_KNOWN_PATTERNS = (rb"hf_[A-Za-z0-9]{30,}", rb"wandb_v1_[A-Za-z0-9_]{30,}")
+"""What tokens look like: one may reach the output from a user's own environment."""
+_HEX_KEY = re.compile(rb"\b[0-9a-f]{40}\b")
+_KEY_WORDS = re.compile(rb"(?i:wandb|api[ _-]?key|netrc|password|authorization)[^\n]*\Z")
+_MAX_WORD_DISTANCE = 64
+"""40 hexadecimal digits are a key of Weights & Biases shortly behind a word that says so; elsewhere a commit."""
 
 
 class Redactor:
@@ -27,8 +31,14 @@ class Redactor:
 
     def redact(self, content: bytes) -> bytes:
         """Returns the bytes without secrets and paths."""
-        return self._pattern.sub(lambda found: self._names.get(found.group(), _REPLACEMENT), content)
+        clean = self._pattern.sub(lambda found: self._names.get(found.group(), _REPLACEMENT), content)
+        return _HEX_KEY.sub(_replace_key, clean)
 
     def redact_text(self, text: str) -> str:
         """Returns the text without secrets and paths."""
         return self.redact(text.encode(errors="replace")).decode()
+
+
+def _replace_key(found: re.Match[bytes]) -> bytes:
+    before = found.string[max(0, found.start() - _MAX_WORD_DISTANCE) : found.start()]
+    return _REPLACEMENT if _KEY_WORDS.search(before) else found[0]

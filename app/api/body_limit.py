@@ -4,6 +4,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ApiError, PayloadTooLarge, build_error_response
+from app.keys.views import Principal
 
 UPLOAD_PATH = "/v1/files"
 _MULTIPART_OVERHEAD_BYTES = 64 * 1024
@@ -11,7 +12,10 @@ _MULTIPART_OVERHEAD_BYTES = 64 * 1024
 
 
 class BodyLimit:
-    """Middleware; the framework's own limit answers in plain text when nobody has read the body."""
+    """Middleware within AuthGate, because a key may have a limit of its own on uploads.
+
+    The framework's own limit answers in plain text when nobody has read the body.
+    """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int) -> None:
         self.app = app
@@ -23,7 +27,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         is_upload = scope["path"] == UPLOAD_PATH and scope["method"] == "POST"
-        shown = self.max_upload_bytes if is_upload else self.max_body_bytes
+        shown = self._find_upload_limit(scope) if is_upload else self.max_body_bytes
         limit = shown + _MULTIPART_OVERHEAD_BYTES if is_upload else shown
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > limit:
@@ -40,6 +44,11 @@ class BodyLimit:
             return message
 
         await self.app(scope, receive_within_limit, send)
+
+    def _find_upload_limit(self, scope: Scope) -> int:
+        principal: Principal | None = scope.get("state", {}).get("principal")
+        own = None if principal is None else principal.limits.max_upload_bytes
+        return self.max_upload_bytes if own is None else own
 
 
 def _too_large(limit_bytes: int, *, is_upload: bool) -> ApiError:

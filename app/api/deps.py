@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 
 from app.api.services import Services
 from app.auth import require_admin, require_principal
-from app.keys.service import Principal
+from app.keys.views import Principal
 
 
 async def get_services(connection: HTTPConnection) -> Services:
@@ -35,6 +35,8 @@ IdempotencyKey = Annotated[
     ),
 ]
 KeyId = Annotated[str, Path(max_length=64, description="The key's id.", examples=["key-01jd8m0z9y8x7w6v5t4s3r2q1p"])]
+ProjectId = Annotated[str, Path(max_length=64, description="The project's id.", examples=["ana"])]
+SecretName = Annotated[str, Path(max_length=64, description="The secret's name.", examples=["hub"])]
 PreviewId = Annotated[
     str, Path(max_length=64, description="The preview's id.", examples=["preview-01jd8m4q2s6x8z0b3d5f7h9k1m"])
 ]

@@ -181,13 +181,31 @@ KEY: dict[str, Any] = {
     "object": "key",
     "owner": "ana",
     "name": "laptop",
-    "scopes": ["jobs"],
+    "scopes": ["submit"],
     "created_at": _CREATED_AT,
     "expires_at": None,
     "revoked_at": None,
     "last_used_at": None,
+    "max_requests_per_minute": 120,
+    "max_upload_bytes": None,
+    "replaced_by": None,
 }
 NEW_KEY: dict[str, Any] = {**KEY, "key": "fsk_…"}
+PROJECT: dict[str, Any] = {
+    "id": "ana",
+    "object": "project",
+    "name": "Ana's team",
+    "max_queued_jobs": 500,
+    "max_running_jobs": None,
+    "created_at": _CREATED_AT,
+}
+SECRET: dict[str, Any] = {
+    "id": "sec-01jd8m5r7t9v1x3z5b7d9f1h3j",
+    "object": "secret",
+    "name": "hub",
+    "created_at": _CREATED_AT,
+    "updated_at": _CREATED_AT,
+}
 
 WEBHOOK: dict[str, Any] = {
     "id": "webhook-01jd8m5r3t7v9x1z3b5d7f9h2k",

@@ -52,7 +52,14 @@ def create_file(
     that are not. Which keys the objects need is checked by the job that uses them."""
     name = file.filename or "upload.jsonl"
     chunks = _iterate_chunks(file.file)
-    stored = services.files.create(principal.owner, name, purpose, chunks, idempotency_key=idempotency_key)
+    stored = services.files.create(
+        principal.owner,
+        name,
+        purpose,
+        chunks,
+        idempotency_key=idempotency_key,
+        max_bytes=principal.limits.max_upload_bytes,
+    )
     return json_response(render_file(stored), status=201, headers={"location": f"/v1/files/{stored.id}"})
 
 

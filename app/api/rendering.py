@@ -10,8 +10,10 @@ from app.errors import ApiError
 from app.files.views import FileView
 from app.jobs.views import ArtifactView, JobView, LogLine
 from app.jobs.workers import GpuInfo, GpuReading, WorkerView
-from app.keys.service import KeyView
+from app.keys.views import KeyView
 from app.previews.views import PreviewView
+from app.projects.views import ProjectView
+from app.secrets.views import SecretView
 from app.stored_event import StoredEvent
 from app.webhooks.views import DeliveryView, WebhookView
 
@@ -166,6 +168,32 @@ def render_key(key: KeyView) -> Json:
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
         "last_used_at": key.last_used_at,
+        "max_requests_per_minute": key.limits.max_requests_per_minute,
+        "max_upload_bytes": key.limits.max_upload_bytes,
+        "replaced_by": key.replaced_by,
+    }
+
+
+def render_project(project: ProjectView) -> Json:
+    """Null limits are the installation's."""
+    return {
+        "id": project.id,
+        "object": "project",
+        "name": project.name,
+        "max_queued_jobs": project.max_queued_jobs,
+        "max_running_jobs": project.max_running_jobs,
+        "created_at": project.created_at,
+    }
+
+
+def render_secret(secret: SecretView) -> Json:
+    """Everything but the value."""
+    return {
+        "id": secret.id,
+        "object": "secret",
+        "name": secret.name,
+        "created_at": secret.created_at,
+        "updated_at": secret.updated_at,
     }
 
 

@@ -14,7 +14,12 @@ _ERRORS: dict[int, tuple[str, str, str, str | None]] = {
         None,
     ),
     401: ("No key, or one that is wrong, expired or revoked.", "invalid_api_key", "This call needs an API key.", None),
-    403: ("The key's scopes do not allow this.", "insufficient_scope", "This call needs the scope `admin`.", None),
+    403: (
+        "The key's scopes do not allow this.",
+        "insufficient_scope",
+        "This call needs a key with the scope `submit`.",
+        None,
+    ),
     404: ("Nothing under that id for this key.", "job_not_found", "There is no such job.", "job_id"),
     409: (
         "Its state does not allow this.",
@@ -31,9 +36,9 @@ _ERRORS: dict[int, tuple[str, str, str, str | None]] = {
         "config.lora_rnak",
     ),
     429: (
-        "Too many of yours are unfinished; `Retry-After` says when to ask again.",
-        "too_many_previews",
-        "20 of your previews are not rendered yet; wait for them.",
+        "Too many requests of this key, or too many of yours are unfinished; `Retry-After` says when to ask again.",
+        "rate_limited",
+        "This key may make 120 requests a minute. Try again in 1 s.",
         None,
     ),
     500: (
@@ -44,7 +49,13 @@ _ERRORS: dict[int, tuple[str, str, str, str | None]] = {
     ),
     503: ("Not now; `Retry-After` says when.", "unavailable", "Too many streams are open.", None),
 }
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
 
 
 def error_responses(*statuses: int) -> Responses:

@@ -10,7 +10,6 @@ EXAMPLE_JOB_ID = "job-01jd8m3v5xq2c7r9t4w6y8z0ab"
 EXAMPLE_FILE_ID = "file-01jd8m2k4wp1b6q8s3v5x7y9za"
 EXAMPLE_PREVIEW_ID = "preview-01jd8m4q2s6x8z0b3d5f7h9k1m"
 Item = TypeVar("Item")
-KeyScope = Literal["jobs", "admin"]
 StepName = Literal["prepare", "train", "fuse", "quantize"]
 UnixSeconds = Annotated[float, Field(description="Unix seconds.", examples=[1795456800.25])]
 
@@ -30,7 +29,7 @@ class Problem(Answer):
 class ErrorObject(Problem):
     type: str = Field(
         description="Family: `invalid_request_error`, `authentication_error`, `permission_error`, `not_found_error`, "
-        "`conflict_error` or `server_error`."
+        "`conflict_error`, `rate_limit_error` or `server_error`."
     )
     details: list[Problem] = Field(description="All problems that were found, the first one included.")
 
@@ -75,7 +74,7 @@ class JobRequest(BaseModel):
 
     config: dict[str, JsonValue] = Field(
         description="The Config: only the keys that differ from their defaults (`GET /v1/config/schema` lists them). "
-        "`huggingface_hub_token` and `wandb_api_key` are write-only."
+        "`huggingface_hub_token` and `wandb_api_key` are write-only, or name one of your secrets: `secret:<name>`."
     )
     steps: list[StepName] | None = Field(
         None,
@@ -254,7 +253,7 @@ class Preview(Answer):
 
 class DeletedObject(Answer):
     id: str
-    object: Literal["job", "file", "key", "webhook"]
+    object: Literal["job", "file", "key", "secret", "webhook"]
     deleted: Literal[True]
 
 
@@ -342,44 +341,6 @@ class Registries(Answer):
     data: dict[str, list[str]] = Field(
         description="Keys by registry: what the workers of the last 24 hours announced, and what is built in."
     )
-
-
-class KeyRequest(BaseModel):
-    """A new API key."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"owner": "ana", "name": "laptop", "scopes": ["jobs"]}]}
-    )
-
-    owner: str = Field(
-        min_length=1,
-        max_length=64,
-        pattern=r"^[A-Za-z0-9_.@+-]+$",
-        description="Whose jobs and files it sees.",
-    )
-    name: str = Field(min_length=1, max_length=256, description="For people.")
-    scopes: list[KeyScope] = Field(
-        default_factory=lambda: list[KeyScope](["jobs"]),
-        min_length=1,
-        description="`jobs`, and `admin` for keys and metrics as well.",
-    )
-    expires_in_seconds: float | None = Field(None, gt=0, description="Lifetime in seconds; null: until revoked.")
-
-
-class Key(Answer):
-    id: str
-    object: Literal["key"]
-    owner: str
-    name: str
-    scopes: list[str]
-    created_at: UnixSeconds
-    expires_at: UnixSeconds | None
-    revoked_at: UnixSeconds | None
-    last_used_at: UnixSeconds | None
-
-
-class NewKey(Key):
-    key: str = Field(description="The key itself; it is shown this once.", examples=["fsk_…"])
 
 
 class ListOf(Answer, Generic[Item]):

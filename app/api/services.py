@@ -15,7 +15,9 @@ from app.jobs.workers import WorkerService
 from app.keys.service import KeyService
 from app.monitoring.service import MonitoringService
 from app.previews.service import PreviewService
+from app.projects.service import ProjectService
 from app.queue import WakeupQueue
+from app.secrets.service import SecretService
 from app.settings import Settings
 from app.storage import Storage
 from app.webhooks.addresses import AllowedHosts
@@ -38,6 +40,8 @@ class Services:
     jobs: JobService
     files: FileService
     keys: KeyService
+    projects: ProjectService
+    secrets: SecretService
     workers: WorkerService
     previews: PreviewService
     webhooks: WebhookService
@@ -70,6 +74,8 @@ def build_services(settings: Settings) -> Services:
         jobs=jobs,
         files=FileService(sessions, storage, settings),
         keys=KeyService(sessions, settings),
+        projects=ProjectService(sessions),
+        secrets=SecretService(sessions, settings),
         workers=workers,
         previews=PreviewService(sessions, settings=settings),
         webhooks=WebhookService(sessions, settings),

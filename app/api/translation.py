@@ -20,10 +20,13 @@ from app.jobs.errors import (
     TooManyJobs,
 )
 from app.jobs.views import Resources
+from app.keys.errors import KeyNotRotatable
 from app.previews.errors import TooManyPreviews
+from app.projects.errors import InvalidProject, ProjectExists
+from app.secrets.errors import InvalidSecret, SecretError, TooManySecrets
 from app.webhooks.errors import TooManyWebhooks, WebhookDisabled
 
-_STATUSES: dict[type[JobStoreError], int] = {
+_STATUSES: dict[type[Exception], int] = {
     InvalidSubmission: 422,
     IdempotencyConflict: 422,
     InvalidTransition: 409,
@@ -33,6 +36,11 @@ _STATUSES: dict[type[JobStoreError], int] = {
     TooManyPreviews: 429,
     TooManyWebhooks: 409,
     WebhookDisabled: 409,
+    KeyNotRotatable: 409,
+    ProjectExists: 409,
+    InvalidProject: 422,
+    InvalidSecret: 422,
+    TooManySecrets: 409,
 }
 """All others say that something is not there."""
 _RETRY_AFTER_SECONDS = "5"
@@ -64,7 +72,7 @@ def convert_problems(problems: Sequence[Problem]) -> ApiError:
     return ApiError(first.message, status=422, code=first.code, param=first.param, details=details)
 
 
-def convert_store_error(error: JobStoreError) -> ApiError:
+def convert_store_error(error: JobStoreError | SecretError) -> ApiError:
     """An owner's foreign ids and ids that do not exist are the same 404."""
     if isinstance(error, InvalidSubmission):
         return convert_problems(error.problems)
@@ -78,5 +86,6 @@ def add_store_error_handler(app: FastAPI) -> None:
     """Answers every error that the core raises on purpose."""
 
     @app.exception_handler(JobStoreError)
-    async def answer_store_error(request: Request, error: JobStoreError) -> Response:
+    @app.exception_handler(SecretError)
+    async def answer_store_error(request: Request, error: JobStoreError | SecretError) -> Response:
         return build_error_response(convert_store_error(error))

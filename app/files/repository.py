@@ -76,7 +76,8 @@ def list_files(connection: Connection, *, owner: str, after: str | None, limit: 
     return [FileView(**row._mapping) for row in rows]
 
 
-def delete_file(connection: Connection, file_id: str) -> None:
-    """Removes the row, and the previews that show some of it; one that still waits fails when its turn comes."""
-    connection.execute(delete(previews).where(previews.c.file_id == file_id, previews.c.finished_at.is_not(None)))
-    connection.execute(delete(files).where(files.c.id == file_id))
+def delete_file(connection: Connection, file_id: str, *, owner: str) -> None:
+    """Removes the owner's file, and previews that show some of it; one that still waits fails when its turn comes."""
+    shown = (previews.c.file_id == file_id, previews.c.owner == owner)
+    connection.execute(delete(previews).where(*shown, previews.c.finished_at.is_not(None)))
+    connection.execute(delete(files).where(files.c.id == file_id, files.c.owner == owner))

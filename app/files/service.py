@@ -31,12 +31,20 @@ class FileService:
         self._max_bytes = settings.max_upload_bytes
 
     def create(
-        self, owner: str, filename: str, purpose: str, chunks: Iterable[bytes], *, idempotency_key: str | None = None
+        self,
+        owner: str,
+        filename: str,
+        purpose: str,
+        chunks: Iterable[bytes],
+        *,
+        idempotency_key: str | None = None,
+        max_bytes: int | None = None,
     ) -> FileView:
         """Stores JSON lines as they come in, and checks every line. Nothing is kept of a file that is refused.
 
-        The same content under an idempotency key that was used before is the earlier file. Raises InvalidSubmission
-        naming the lines that are no JSON objects, and for an empty or too large file; IdempotencyConflict.
+        The same content under an idempotency key that was used before is the earlier file. `max_bytes` None: the
+        installation's limit. Raises InvalidSubmission naming the lines that are no JSON objects, and for an empty or
+        too large file; IdempotencyConflict.
         """
         if purpose not in PURPOSES:
             message = f"purpose: {purpose!r} is unknown; use {PURPOSES[0]!r}"
@@ -44,7 +52,9 @@ class FileService:
         file_id = new_id("file")
         key = f"files/{file_id}"
         check = JsonLinesCheck()
-        written = self._storage.write(key, self._pass_valid(chunks, check))
+        written = self._storage.write(
+            key, self._pass_valid(chunks, check, self._max_bytes if max_bytes is None else max_bytes)
+        )
         file = FileView(
             id=file_id,
             filename=_clean_filename(filename),
@@ -91,7 +101,7 @@ class FileService:
                 raise FileNotFound(file_id)
             if job_id := find_unfinished_user_of_file(connection, file_id, owner=owner):
                 raise FileInUse(file_id, job_id)
-            repository.delete_file(connection, file_id)
+            repository.delete_file(connection, file_id, owner=owner)
         self._storage.delete(file.storage_key)
         return file
 
@@ -99,13 +109,13 @@ class FileService:
         """The content, to be closed by the caller. Raises FileNotFound."""
         return self._storage.open(self.get(owner, file_id).storage_key)
 
-    def _pass_valid(self, chunks: Iterable[bytes], check: JsonLinesCheck) -> Iterator[bytes]:
+    def _pass_valid(self, chunks: Iterable[bytes], check: JsonLinesCheck, max_bytes: int) -> Iterator[bytes]:
         """Passes chunks on; raising in here makes the storage forget what it has of the file."""
         num_bytes = 0
         for chunk in check.watch(chunks):
             num_bytes += len(chunk)
-            if num_bytes > self._max_bytes:
-                message = f"the file is larger than {self._max_bytes} bytes"
+            if num_bytes > max_bytes:
+                message = f"the file is larger than {max_bytes} bytes"
                 raise InvalidSubmission([Problem(message, "file", "file_too_large")])
             yield chunk
         if check.problems:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from app.jobs.catalogue import Catalogue, Installation
 from app.jobs.errors import Problem
+from app.jobs.named_secrets import is_reference
 from app.jobs.storable import is_storable_text
 from app.settings import Settings
 from trainer_core.config import (
@@ -42,7 +43,10 @@ _MODEL_FIELDS = ("model_name_or_path", "tokenizer_name_or_path")
 
 @dataclass(frozen=True, slots=True)
 class CheckedConfig:
-    """`config` is None when it could not be built; `values` are what may be stored, with secrets as None."""
+    """`config` is None when it could not be built; `values` are what may be stored: secrets as None, or by name.
+
+    `secrets` holds both by field: the text of a secret, or `secret:<name>`.
+    """
 
     config: Config | None
     values: Mapping[str, JsonValue]
@@ -69,6 +73,9 @@ def check_config(given: Mapping[str, object], *, installation: Installation, set
     if config is not None:
         values = {**dump_config(config), **cast(dict[str, JsonValue], extra)}
     secrets = {name: value for name in SECRET_FIELDS if isinstance(value := given.get(name), str) and value}
+    if values:
+        # A name is no secret: it stays, so that the config can be posted again.
+        values |= {name: value for name, value in secrets.items() if is_reference(value)}
     return CheckedConfig(config, values, secrets, tuple(problems))
 
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from app.bus import Bus
 from app.db.session import SessionFactory
 from app.jobs.dispatch import Assignment
-from app.jobs.secrets import SecretCipher
 from app.jobs.workers import WorkerService
 from app.queue import WakeupQueue
-from app.secret_key import derive_key, load_secret_key
+from app.secrets.cipher import build_cipher
 from app.settings import Settings
 from app.storage import Storage
 from app.stored_event import StoredEvent
@@ -33,7 +32,8 @@ class JobOperations:
         self._queue = queue
         self._bus = bus
         self._workers = WorkerService(sessions, live_seconds=settings.lease_seconds)
-        self._cipher = SecretCipher(derive_key(load_secret_key(settings), "job-secrets"))
+        self._cipher = build_cipher(settings, "job-secrets")
+        self._named_secret_cipher = build_cipher(settings, "named-secrets")
 
     @property
     def lease_seconds(self) -> float:

@@ -21,11 +21,11 @@ from app.jobs.errors import (
     JobNotFound,
     Problem,
 )
+from app.jobs.named_secrets import GivenSecrets, find_present_values, seal_given
 from app.jobs.operations import JobOperations
 from app.jobs.references import find_references
 from app.jobs.rooms import Waiting, default_num_gpus
 from app.jobs.rows import JobRow, as_view, dump_progress, dump_steps
-from app.jobs.secrets import SealedSecret
 from app.jobs.storable import is_storable_text
 from app.jobs.transitions import Change
 from app.jobs.validation import Checked, Validation, check_submission
@@ -40,6 +40,7 @@ from app.jobs.views import (
     StepView,
     Submitted,
 )
+from app.secrets.cipher import SealedSecret
 from app.states import FINAL_STATUSES, JobStatus, StepStatus
 from app.stored_event import StoredEvent
 
@@ -84,8 +85,8 @@ class OwnerSide(JobOperations):
         """The long part of `submit`, which needs no lock: checks everything and seals the secrets. Writes nothing."""
         job_id = new_id("job")
         checked = self._check(owner, submission)
-        sealed = [self._cipher.seal(job_id, field=name, value=value) for name, value in checked.secrets.items()]
-        return Prepared(job_id, owner, submission, idempotency_key, checked, tuple(sealed))
+        sealed = self._seal(job_id, checked.secrets) if not checked.validation.problems else ()
+        return Prepared(job_id, owner, submission, idempotency_key, checked, sealed)
 
     def store(self, connection: Connection, prepared: Prepared) -> Stored:
         """The part of `submit` that writes; the caller commits, then calls `wake`.
@@ -156,7 +157,10 @@ class OwnerSide(JobOperations):
     def retry(self, owner: str, job_id: str) -> JobView:
         """Sends a failed or cancelled job back to the queue under its id; steps that are done are not repeated.
 
-        Raises JobNotFound, InvalidTransition, InvalidSubmission when a file or job that it needs is gone, TooManyJobs.
+        A secret that its config names is taken anew; of one that is gone since it keeps the value that it had.
+
+        Raises JobNotFound, InvalidTransition, InvalidSubmission when a file or job that it needs is gone,
+        TooManyJobs.
         """
         with transaction(self._sessions) as connection:
             job = _lock(connection, owner, job_id)
@@ -164,6 +168,8 @@ class OwnerSide(JobOperations):
             limits.check_room_in_queue(connection, owner, settings=self._settings)
             if problems := find_references(connection, owner, _name_references(job)).problems:
                 raise InvalidSubmission(problems)
+            renewed = self._seal(job_id, find_present_values(connection, owner, job.config))
+            records.replace_secrets(connection, job, renewed)
             stored = repository.apply_change(connection, job, change)
             view = as_view(_find(connection, owner, job_id))
         self._publish(stored or [])
@@ -178,9 +184,9 @@ class OwnerSide(JobOperations):
             job = _lock(connection, owner, job_id)
             if job.status not in FINAL_STATUSES:
                 raise InvalidTransition(f"job {job_id} is {job.status}; cancel it before deleting it")
-            if dependent := repository.find_unfinished_dependent(connection, job_id):
+            if dependent := repository.find_unfinished_dependent(connection, job):
                 raise InvalidTransition(f"job {job_id} is the input_job of the unfinished job {dependent}")
-            repository.delete_job(connection, job_id)
+            repository.delete_job(connection, job)
         self._storage.delete_prefix(f"jobs/{job_id}")
         return as_view(job)
 
@@ -189,21 +195,20 @@ class OwnerSide(JobOperations):
     ) -> Page[StoredEvent]:
         """Events with a number above `after_seq`, oldest first. Raises JobNotFound."""
         with snapshot(self._sessions) as connection:
-            _find(connection, owner, job_id)
-            rows = records.list_events(connection, job_id, after_seq=after_seq, limit=limit + 1, types=types)
+            job = _find(connection, owner, job_id)
+            rows = records.list_events(connection, job, after_seq=after_seq, limit=limit + 1, types=types)
         return Page(rows[:limit], has_more=len(rows) > limit)
 
     def list_artifacts(self, owner: str, job_id: str) -> Sequence[ArtifactView]:
         """All published files of the job, by path. Raises JobNotFound."""
         with snapshot(self._sessions) as connection:
-            _find(connection, owner, job_id)
-            return records.list_artifacts(connection, job_id)
+            return records.list_artifacts(connection, _find(connection, owner, job_id))
 
     def get_artifact(self, owner: str, job_id: str, path: str) -> ArtifactView:
         """One published file. Raises JobNotFound, ArtifactNotFound."""
         with snapshot(self._sessions) as connection:
-            _find(connection, owner, job_id)
-            artifact = records.find_artifact(connection, job_id, path=path)
+            job = _find(connection, owner, job_id)
+            artifact = records.find_artifact(connection, job, path=path)
         if artifact is None:
             raise ArtifactNotFound(path)
         return artifact
@@ -211,8 +216,8 @@ class OwnerSide(JobOperations):
     def list_log_lines(self, owner: str, job_id: str, *, after: LogCursor | None, limit: int) -> Page[LogLine]:
         """Stored log lines after the cursor, oldest attempt first. Raises JobNotFound."""
         with snapshot(self._sessions) as connection:
-            _find(connection, owner, job_id)
-            chunks = records.list_log_chunks(connection, job_id, after=after, limit=limit + 1)
+            job = _find(connection, owner, job_id)
+            chunks = records.list_log_chunks(connection, job, after=after, limit=limit + 1)
         lines = log_reading.read_lines(self._storage, chunks, after=after, limit=limit + 1)
         return Page(lines[:limit], has_more=len(lines) > limit)
 
@@ -224,6 +229,9 @@ class OwnerSide(JobOperations):
             view = as_view(_find(connection, owner, job_id))
         self._publish(stored or [])
         return view
+
+    def _seal(self, job_id: str, given: GivenSecrets) -> tuple[SealedSecret, ...]:
+        return seal_given(self._cipher, given, scope_id=job_id, named_cipher=self._named_secret_cipher)
 
     def _check(self, owner: str, submission: JobSubmission) -> Checked:
         installation = self._workers.current_installation()

@@ -10,17 +10,17 @@ from app.ids import is_id, new_id
 from app.jobs import counters
 from app.jobs.commands import NewArtifact, Outcome
 from app.jobs.rows import JobRow, dump_error
-from app.jobs.secrets import SealedSecret
 from app.jobs.storable import make_text_storable
 from app.jobs.views import ArtifactView, FileRef, LogCursor
+from app.secrets.cipher import SealedSecret
 from app.stored_event import StoredEvent
 
 
 def list_events(
-    connection: Connection, job_id: str, *, after_seq: int, limit: int, types: Sequence[str] | None
+    connection: Connection, job: JobRow, *, after_seq: int, limit: int, types: Sequence[str] | None
 ) -> list[StoredEvent]:
     """Events after a number, oldest first."""
-    query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq)
+    query = select(events).where(events.c.job_id == job.id, events.c.seq > after_seq)
     if types is not None:
         query = query.where(events.c.type.in_([make_text_storable(name) for name in types]))
     rows = connection.execute(query.order_by(events.c.seq).limit(limit))
@@ -93,23 +93,23 @@ def replace_artifacts(connection: Connection, job: JobRow, new: Sequence[NewArti
     connection.execute(insert(artifacts), rows)
 
 
-def list_artifacts(connection: Connection, job_id: str) -> list[ArtifactView]:
+def list_artifacts(connection: Connection, job: JobRow) -> list[ArtifactView]:
     """All artifacts of a job, by path."""
-    query = _select_artifact.where(artifacts.c.job_id == job_id).order_by(artifacts.c.path)
+    query = _select_artifact.where(artifacts.c.job_id == job.id).order_by(artifacts.c.path)
     return [ArtifactView(**row._mapping) for row in connection.execute(query)]
 
 
-def find_artifact(connection: Connection, job_id: str, *, path: str) -> ArtifactView | None:
+def find_artifact(connection: Connection, job: JobRow, *, path: str) -> ArtifactView | None:
     """The artifact under a path."""
     same_path = artifacts.c.path == make_text_storable(path)
-    query = _select_artifact.where(artifacts.c.job_id == job_id, same_path)
+    query = _select_artifact.where(artifacts.c.job_id == job.id, same_path)
     row = connection.execute(query).first()
     return None if row is None else ArtifactView(**row._mapping)
 
 
-def list_artifact_names(connection: Connection, job_id: str) -> frozenset[str]:
+def list_artifact_names(connection: Connection, job: JobRow) -> frozenset[str]:
     """The folders of which a job has published files."""
-    query = select(artifacts.c.name).where(artifacts.c.job_id == job_id).distinct()
+    query = select(artifacts.c.name).where(artifacts.c.job_id == job.id).distinct()
     return frozenset(connection.execute(query).scalars())
 
 
@@ -127,6 +127,13 @@ def insert_secrets(connection: Connection, job_id: str, sealed: Iterable[SealedS
     ]
     if rows:
         connection.execute(insert(job_secrets), rows)
+
+
+def replace_secrets(connection: Connection, job: JobRow, sealed: Sequence[SealedSecret]) -> None:
+    """Gives a job new values of these fields; its others stay."""
+    fields = [secret.field for secret in sealed]
+    connection.execute(delete(job_secrets).where(job_secrets.c.job_id == job.id, job_secrets.c.field.in_(fields)))
+    insert_secrets(connection, job.id, sealed)
 
 
 def list_secrets(connection: Connection, job_id: str) -> list[SealedSecret]:
@@ -149,6 +156,13 @@ def find_file_refs(connection: Connection, *, owner: str, file_ids: Sequence[str
     return {row.id: FileRef(**row._mapping) for row in connection.execute(query)}
 
 
+def find_row_keys(connection: Connection, file_id: str, *, owner: str) -> frozenset[str] | None:
+    """The keys of the first row of the owner's file; None when there is no such file."""
+    query = select(files.c.row_keys).where(files.c.id == file_id, files.c.owner == owner)
+    row_keys = connection.execute(query).scalar()
+    return None if row_keys is None else frozenset(row_keys)
+
+
 def insert_log_chunk(
     connection: Connection, job: JobRow, *, first_line: int, num_lines: int, num_bytes: int, storage_key: str
 ) -> None:
@@ -169,11 +183,11 @@ def insert_log_chunk(
 
 
 def list_log_chunks(
-    connection: Connection, job_id: str, *, after: LogCursor | None, limit: int
+    connection: Connection, job: JobRow, *, after: LogCursor | None, limit: int
 ) -> list[tuple[LogCursor, str]]:
     """(first line, storage key) of the pieces that hold lines after the cursor, in order."""
     query = select(log_chunks.c.attempt, log_chunks.c.first_line, log_chunks.c.storage_key)
-    query = query.where(log_chunks.c.job_id == job_id)
+    query = query.where(log_chunks.c.job_id == job.id)
     if after is not None:
         next_line = log_chunks.c.first_line + log_chunks.c.num_lines
         query = query.where(tuple_(log_chunks.c.attempt, next_line) > (after.attempt, after.line + 1))

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from app.db.models import files
 from app.jobs import records, repository
 from app.jobs.commands import JobSubmission
 from app.jobs.errors import Problem
@@ -44,8 +43,7 @@ def find_references(connection: Connection, owner: str, submission: JobSubmissio
         problems += found
     row_keys = None
     if submission.training_file in known:
-        query = select(files.c.row_keys).where(files.c.id == submission.training_file)
-        row_keys = frozenset(connection.execute(query).scalar_one())
+        row_keys = records.find_row_keys(connection, str(submission.training_file), owner=owner)
     return References(tuple(problems), artifacts, row_keys, calibration_file)
 
 
@@ -73,7 +71,7 @@ def _find_input_job(connection: Connection, owner: str, job_id: str) -> tuple[fr
     job = repository.lock_job(connection, job_id, owner=owner)
     if job is None:
         return frozenset(), [Problem(f"input_job: no such job {job_id!r}", "input_job", "job_not_found")]
-    artifacts = records.list_artifact_names(connection, job_id)
+    artifacts = records.list_artifact_names(connection, job)
     return artifacts, list(_check_input_state(job_id, job.status in FINAL_STATUSES, bool(artifacts)))
 
 

@@ -163,15 +163,15 @@ def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seco
     return LeaseView(standing[-1] if standing else None)
 
 
-def delete_job(connection: Connection, job_id: str) -> None:
+def delete_job(connection: Connection, job: JobRow) -> None:
     """Removes the job with all that hangs on it, and its idempotency keys."""
-    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.job_id == job_id))
-    connection.execute(delete(jobs).where(jobs.c.id == job_id))
+    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.job_id == job.id))
+    connection.execute(delete(jobs).where(jobs.c.id == job.id))
 
 
-def find_unfinished_dependent(connection: Connection, job_id: str) -> str | None:
+def find_unfinished_dependent(connection: Connection, job: JobRow) -> str | None:
     """An unfinished job that reads the artifacts of this one."""
-    query = select(jobs.c.id).where(jobs.c.input_job == job_id, jobs.c.status.in_(_UNFINISHED)).limit(1)
+    query = select(jobs.c.id).where(jobs.c.input_job == job.id, jobs.c.status.in_(_UNFINISHED)).limit(1)
     return connection.execute(query).scalar()
 
 

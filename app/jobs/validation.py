@@ -11,6 +11,7 @@ from app.jobs.catalogue import Installation
 from app.jobs.commands import JobSubmission
 from app.jobs.config_checks import CONFIG_FIELDS, REGISTRY_OF_FIELD, CheckedConfig, check_config
 from app.jobs.errors import Problem
+from app.jobs.named_secrets import GivenSecrets, find_given_secrets
 from app.jobs.references import References, find_references, infer_keys
 from app.jobs.storable import is_storable_text
 from app.settings import Settings
@@ -56,7 +57,7 @@ class Checked:
     """A submission after its checks: what to store if `validation.problems` is empty."""
 
     validation: Validation
-    secrets: Mapping[str, str]
+    secrets: GivenSecrets
     required_keys: Mapping[str, str]
     calibration_file: str | None
     num_gpus: int | None
@@ -69,12 +70,14 @@ def check_submission(
     references = find_references(connection, owner, submission)
     values, inferred_problems = infer_keys(submission, references)
     checked = check_config(values, installation=installation, settings=settings)
+    secrets = find_given_secrets(connection, owner, checked.secrets)
     steps, step_problems = _check_steps(submission, checked, references)
     problems = (
         *checked.problems,
         *inferred_problems,
         *step_problems,
         *references.problems,
+        *secrets.problems,
         *_check_numbers(submission, installation),
         *_check_labels(submission),
     )
@@ -84,7 +87,7 @@ def check_submission(
     warnings = tuple(_find_warnings(submission, checked, steps, installation))
     return Checked(
         validation=Validation(checked.values, tuple(step.value for step in steps), warnings, problems),
-        secrets=checked.secrets,
+        secrets=secrets,
         required_keys=required,
         calibration_file=references.calibration_file,
         num_gpus=_resolve_gpus(submission.resources.gpus, installation),

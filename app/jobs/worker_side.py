@@ -14,7 +14,6 @@ from app.jobs.fencing import counts_fenced
 from app.jobs.operations import JobOperations
 from app.jobs.rooms import default_num_gpus
 from app.jobs.rows import JobRow, dump_progress, dump_steps
-from app.jobs.secrets import UnreadableSecret
 from app.jobs.step_states import StepStates
 from app.jobs.transitions import Change
 from app.jobs.views import (
@@ -25,6 +24,7 @@ from app.jobs.views import (
     JobError,
     LeaseView,
 )
+from app.secrets.cipher import UnreadableSecret
 from app.states import JobStatus
 from app.stored_event import StoredEvent
 
@@ -207,7 +207,7 @@ def _build_claim(
             training_file=files.get(job.training_file or ""),
             validation_file=files.get(job.validation_file or ""),
             calibration_file=files.get(job.calibration_file or ""),
-            input_job=None if job.input_job is None else _build_input_job(connection, job.input_job),
+            input_job=None if job.input_job is None else _build_input_job(connection, job.input_job, owner=job.owner),
         ),
         max_runtime_seconds=_find_runtime_left(connection, job),
         priority=job.priority,
@@ -221,9 +221,10 @@ def _find_runtime_left(connection: Connection, job: JobRow) -> float | None:
     return max(0.0, job.max_runtime_seconds - records.sum_runtime_seconds(connection, job))
 
 
-def _build_input_job(connection: Connection, job_id: str) -> InputJobRef:
+def _build_input_job(connection: Connection, job_id: str, *, owner: str) -> InputJobRef:
     by_name: dict[str, list[ArtifactView]] = {}
-    for artifact in records.list_artifacts(connection, job_id):
+    job = repository.find_job(connection, job_id, owner=owner)
+    for artifact in [] if job is None else records.list_artifacts(connection, job):
         by_name.setdefault(artifact.name, []).append(artifact)
     return InputJobRef(job_id, {name: tuple(artifacts) for name, artifacts in by_name.items()})
 

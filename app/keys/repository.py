@@ -1,14 +1,14 @@
 """The SQL on API keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, case, insert, select, update
 
 from app.db.clock import db_now
 from app.db.models import api_keys
 
-_columns = (*(column for column in api_keys.c if column.name != "digest"), db_now().label("now"))
+_columns = (*api_keys.c, db_now().label("now"))
 
 
 def insert_key(connection: Connection, values: Mapping[str, Any], *, expires_in_seconds: float | None) -> Row[Any]:
@@ -18,9 +18,14 @@ def insert_key(connection: Connection, values: Mapping[str, Any], *, expires_in_
     return connection.execute(statement.returning(*_columns)).one()
 
 
-def find_key(connection: Connection, *, digest: str) -> Row[Any] | None:
-    """The key with this digest."""
-    return connection.execute(select(*_columns).where(api_keys.c.digest == digest)).first()
+def find_key(connection: Connection, *, digests: Sequence[str]) -> Row[Any] | None:
+    """The key with one of these digests."""
+    return connection.execute(select(*_columns).where(api_keys.c.digest.in_(digests))).first()
+
+
+def lock_key(connection: Connection, key_id: str) -> Row[Any] | None:
+    """The key, locked until the transaction ends."""
+    return connection.execute(select(*_columns).where(api_keys.c.id == key_id).with_for_update()).first()
 
 
 def list_keys(connection: Connection) -> list[Row[Any]]:
@@ -28,9 +33,17 @@ def list_keys(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(select(*_columns).order_by(api_keys.c.id)))
 
 
-def note_use(connection: Connection, key_id: str) -> None:
-    """Notes that the key was used now."""
-    connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=db_now()))
+def note_use(connection: Connection, key_id: str, *, digest: str) -> None:
+    """Notes that the key was used now, and its digest under the present secret key."""
+    connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=db_now(), digest=digest))
+
+
+def replace_key(connection: Connection, key_id: str, *, by: str, overlap_seconds: float) -> None:
+    """Notes which key came in the place of this one, which ends after the overlap unless it ends sooner."""
+    ends_at = db_now() + overlap_seconds
+    sooner = case((api_keys.c.expires_at < ends_at, api_keys.c.expires_at), else_=ends_at)
+    statement = update(api_keys).where(api_keys.c.id == key_id)
+    connection.execute(statement.values(expires_at=sooner, replaced_by=by))
 
 
 def revoke_key(connection: Connection, key_id: str) -> Row[Any] | None:

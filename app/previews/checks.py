@@ -10,6 +10,7 @@ from app.jobs.catalogue import Installation
 from app.jobs.commands import JobSubmission
 from app.jobs.config_checks import REGISTRY_OF_FIELD, check_config
 from app.jobs.errors import Problem
+from app.jobs.named_secrets import GivenSecrets, find_given_secrets
 from app.jobs.references import find_references, infer_keys
 from app.previews.views import PreviewRequest
 from app.settings import Settings
@@ -24,7 +25,7 @@ class CheckedPreview:
     """A request after its checks: what to store if there are no problems."""
 
     values: Mapping[str, JsonValue]
-    secrets: Mapping[str, str]
+    secrets: GivenSecrets
     required_keys: Mapping[str, str]
     problems: tuple[Problem, ...]
 
@@ -37,7 +38,8 @@ def check_preview(
     references = find_references(connection, owner, submission)
     values, inferred = infer_keys(submission, references)
     checked = check_config(values, installation=installation, settings=settings)
-    problems = [*checked.problems, *_name_file([*inferred, *references.problems])]
+    secrets = find_given_secrets(connection, owner, checked.secrets)
+    problems = [*checked.problems, *_name_file([*inferred, *references.problems]), *secrets.problems]
     if not 1 <= request.num_samples <= MAX_SAMPLES:
         problems.append(Problem(f"n must lie between 1 and {MAX_SAMPLES}", "n", "invalid_value"))
     required = {
@@ -45,7 +47,7 @@ def check_preview(
         for name, registry in REGISTRY_OF_FIELD.items()
         if registry in _NEEDED_REGISTRIES
     }
-    return CheckedPreview(checked.values, checked.secrets, required, tuple(problems))
+    return CheckedPreview(checked.values, secrets, required, tuple(problems))
 
 
 def _name_file(problems: Sequence[Problem]) -> Iterator[Problem]:

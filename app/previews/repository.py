@@ -10,9 +10,9 @@ from app.db.clock import db_now
 from app.db.models import catalogues, files, preview_secrets, previews, workers
 from app.ids import is_id
 from app.jobs.rows import dump_error, parse_error
-from app.jobs.secrets import SealedSecret
 from app.jobs.views import JobError
 from app.previews.views import FINAL_PREVIEW_STATUSES, PreviewStatus, PreviewView
+from app.secrets.cipher import SealedSecret
 
 _QUEUED, _RUNNING = PreviewStatus.QUEUED.value, PreviewStatus.RUNNING.value
 _FINAL = tuple(status.value for status in FINAL_PREVIEW_STATUSES)

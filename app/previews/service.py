@@ -10,7 +10,7 @@ from app.db.session import SessionFactory, snapshot, transaction
 from app.ids import new_id
 from app.jobs import records
 from app.jobs.errors import InvalidSubmission
-from app.jobs.secrets import SecretCipher, UnreadableSecret
+from app.jobs.named_secrets import seal_given
 from app.jobs.storable import make_storable, make_text_storable
 from app.jobs.views import JobError
 from app.jobs.workers import WorkerService
@@ -18,7 +18,7 @@ from app.previews import repository
 from app.previews.checks import check_preview
 from app.previews.errors import PreviewNotFound, TooManyPreviews
 from app.previews.views import PreviewClaim, PreviewRequest, PreviewStatus, PreviewView
-from app.secret_key import derive_key, load_secret_key
+from app.secrets.cipher import UnreadableSecret, build_cipher
 from app.settings import Settings
 
 LEASE_SECONDS = 30.0
@@ -48,7 +48,8 @@ class PreviewService:
         self._sessions = sessions
         self._settings = settings
         self._workers = WorkerService(sessions, live_seconds=settings.lease_seconds)
-        self._cipher = SecretCipher(derive_key(load_secret_key(settings), "preview-secrets"))
+        self._cipher = build_cipher(settings, "preview-secrets")
+        self._named_secret_cipher = build_cipher(settings, "named-secrets")
 
     def create(self, owner: str, request: PreviewRequest) -> PreviewView:
         """Stores a preview for a worker to render. Raises InvalidSubmission with every problem, TooManyPreviews."""
@@ -66,7 +67,7 @@ class PreviewService:
             "config": dict(checked.values),
             "required_keys": dict(checked.required_keys),
         }
-        sealed = [self._cipher.seal(preview_id, field=name, value=value) for name, value in checked.secrets.items()]
+        sealed = seal_given(self._cipher, checked.secrets, scope_id=preview_id, named_cipher=self._named_secret_cipher)
         with transaction(self._sessions) as connection:
             num_unfinished = repository.count_unfinished(connection, owner=owner)
             if num_unfinished >= MAX_UNFINISHED:

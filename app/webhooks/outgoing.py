@@ -4,8 +4,7 @@ import time
 from collections.abc import Collection
 
 from app.db.session import SessionFactory, snapshot, transaction
-from app.jobs.secrets import SealedSecret, SecretCipher, UnreadableSecret
-from app.secret_key import derive_key, load_secret_key
+from app.secrets.cipher import SealedSecret, UnreadableSecret, build_cipher
 from app.settings import Settings
 from app.webhooks import deliveries, repository
 from app.webhooks.schedule import MAX_TRIES, find_delay
@@ -25,7 +24,7 @@ class OutgoingMessages:
 
     def __init__(self, sessions: SessionFactory, settings: Settings) -> None:
         self._sessions = sessions
-        self._cipher = SecretCipher(derive_key(load_secret_key(settings), "webhook-secrets"))
+        self._cipher = build_cipher(settings, "webhook-secrets")
 
     def claim(
         self, *, besides_owners: Collection[str] = (), besides_webhooks: Collection[str] = ()

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 from app.db.clock import db_now
 from app.db.models import marks, webhook_deliveries, webhooks
 from app.ids import is_id
-from app.jobs.secrets import SealedSecret
+from app.secrets.cipher import SealedSecret
 from app.webhooks.views import SECRET_FIELD, WebhookView
 
 _columns = tuple(

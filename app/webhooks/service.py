@@ -8,10 +8,9 @@ from app.db.session import SessionFactory, snapshot, transaction
 from app.ids import new_id
 from app.jobs.errors import InvalidSubmission, Problem
 from app.jobs.outbox import build_delivery, build_payload
-from app.jobs.secrets import SealedSecret, SecretCipher, UnreadableSecret
 from app.jobs.storable import is_storable_text, make_text_storable
 from app.jobs.views import Page
-from app.secret_key import derive_key, load_secret_key
+from app.secrets.cipher import SealedSecret, UnreadableSecret, build_cipher
 from app.settings import Settings
 from app.webhooks import deliveries, repository
 from app.webhooks.addresses import AllowedHosts
@@ -40,7 +39,7 @@ class WebhookService:
     def __init__(self, sessions: SessionFactory, settings: Settings) -> None:
         self._sessions = sessions
         self._allowed = AllowedHosts.parse(settings.webhook_allowed_hosts)
-        self._cipher = SecretCipher(derive_key(load_secret_key(settings), "webhook-secrets"))
+        self._cipher = build_cipher(settings, "webhook-secrets")
 
     def create(
         self, owner: str, url: str, *, events: Sequence[str] = DEFAULT_EVENT_TYPES, description: str | None = None

@@ -6,6 +6,7 @@ import pytest
 from tests.integration.http.conftest import MINIMAL_JOB
 
 OPEN_OPERATIONS = {"/livez", "/readyz"}
+ADMIN_AREAS = ("/v1/keys", "/v1/projects")
 METHODS = {"get", "post", "put", "patch", "delete"}
 JOB_BODY = {"json": {"config": {}}}
 KEY_BODY = {"json": {"owner": "eve", "name": "eve"}}
@@ -94,10 +95,12 @@ def test_every_id_of_another_owner_is_not_found(server, operations, ana):
     ]
     names = {"job_id": job.id, "file_id": file_id, "preview_id": preview_id, "path": "fused/config.json"}
     names |= {"webhook_id": webhook_id, "delivery_id": "msg-" + "0" * 26}
+    assert ana.put("/v1/secrets/hub", json={"value": "hf_" + "x" * 30}).status_code == 200
+    names |= {"name": "hub"}
     walked = 0
     with server.make_client("bob") as bob:
         for method, path in operations:
-            if "{" not in path or "{key_id}" in path:
+            if "{" not in path or path.startswith(ADMIN_AREAS) or (method, path) == ("put", "/v1/secrets/{name}"):
                 continue
             answer = bob.request(method, path.format(**names), **({"json": {}} if method == "patch" else {}))
             assert answer.status_code == 404, (method, path, answer.text)
@@ -105,6 +108,7 @@ def test_every_id_of_another_owner_is_not_found(server, operations, ana):
             walked += 1
         assert bob.get("/v1/jobs").json()["data"] == []
         assert bob.get("/v1/files").json()["data"] == []
+        assert bob.get("/v1/secrets").json()["data"] == []
         for field, value in (("training_file", file_id), ("validation_file", file_id), ("input_job", job.id)):
             answer = bob.post("/v1/jobs", json={"config": {"model_name_or_path": "a/b"}, field: value})
             assert answer.status_code == 422

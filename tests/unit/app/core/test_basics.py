@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.ids import is_id, new_id
-from app.jobs.secrets import SecretCipher, UnreadableSecret
+from app.secrets.cipher import SecretCipher, UnreadableSecret
 from app.secret_key import BadSecretKey, load_secret_key
 from app.settings import Settings
 from app.states import FINAL_STATUSES, TRANSITIONS, JobStatus, can_follow

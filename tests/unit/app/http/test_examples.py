@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from app.api import examples, schemas, webhook_schemas
+from app.api import access_schemas, examples, schemas, webhook_schemas
 from app.jobs.outbox import JOB_EVENT_TYPES
 
 
@@ -22,8 +22,10 @@ from app.jobs.outbox import JOB_EVENT_TYPES
         (examples.PREVIEW, schemas.Preview),
         (examples.VALIDATION, schemas.Validation),
         (examples.REGISTRIES, schemas.Registries),
-        (examples.KEY, schemas.Key),
-        (examples.NEW_KEY, schemas.NewKey),
+        (examples.KEY, access_schemas.Key),
+        (examples.NEW_KEY, access_schemas.NewKey),
+        (examples.PROJECT, access_schemas.Project),
+        (examples.SECRET, access_schemas.Secret),
         (examples.WEBHOOK, webhook_schemas.Webhook),
         (examples.NEW_WEBHOOK, webhook_schemas.NewWebhook),
         (examples.DELIVERY, webhook_schemas.WebhookDelivery),

@@ -1,5 +1,6 @@
 """A step program whose steps do what `stub.json` in the workspace tells them: real processes without torch."""
 
+import hashlib
 import json
 import os
 import signal
@@ -72,9 +73,22 @@ def run_fuse(config: Config, context: StepContext) -> StepResult:
 
 def obey(orders: dict, config: Config, context: StepContext) -> None:
     print("hello from", context.step, "token", config.huggingface_hub_token, flush=True)
+    if "leak" in orders:
+        leak(config, context)
     for action in ORDERS:
         if action in orders:
             ORDERS[action](orders[action], context)
+
+
+def leak(config: Config, context: StepContext) -> None:
+    """Tells its secrets in every way that a user's code has; the digest proves that it had them."""
+    token = str(config.huggingface_hub_token)
+    print("digest", hashlib.sha256(token.encode()).hexdigest(), config.wandb_api_key, flush=True)
+    print("cut", token[:7], end="", flush=True)
+    print(token[7:], file=sys.stderr, flush=True)
+    context.events.emit("warning", message=f"the token is {token}", level="warning", data={token: [token]})
+    if context.step is Step.TRAIN:
+        raise ValueError(f"the token {token} was refused")
 
 
 def emit_metrics(count: int, context: StepContext) -> None:

@@ -1,0 +1,1 @@
+"""Projects: owners of jobs, files and keys, with limits of their own."""

@@ -1,0 +1,1 @@
+"""Secrets at rest: their encryption, and the named ones of each project."""
