@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from app.jobs.counters import (
+from app.jobs.counter_names import (
     ALL_LABEL,
     DISPATCH_LAG,
     FENCED_WRITES,

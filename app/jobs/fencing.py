@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import transaction
-from app.jobs import counters
+from app.jobs import counter_names, counters
 from app.jobs.errors import LeaseLost
 from app.jobs.operations import JobOperations
 
@@ -30,7 +30,7 @@ def counts_fenced(method: Callable[Concatenate[Side, P], R]) -> Callable[Concate
             try:
                 # The refused transaction is rolled back by now.
                 with transaction(side._sessions) as connection:
-                    counters.add(connection, {counters.FENCED_WRITES: 1})
+                    counters.add(connection, {counter_names.FENCED_WRITES: 1})
             except SQLAlchemyError as error:
                 logger.warning("a fenced write is not counted: %s", error)
             raise

@@ -1,4 +1,4 @@
-"""How many jobs of one project may wait and run: the project's own limits, else the installation's."""
+"""The SQL on how many jobs of one project may wait and run: its own limits, else the installation's."""
 
 from sqlalchemy import Connection, func, select, text
 

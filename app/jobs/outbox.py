@@ -1,4 +1,4 @@
-"""The outbox: messages to webhooks, written in the transaction of the events that they tell of."""
+"""The SQL on the outbox: messages to webhooks, written in the transaction of the events that they tell of."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

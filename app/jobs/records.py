@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 from app.db.clock import db_now
 from app.db.models import artifacts, attempts, events, files, job_secrets, log_chunks
 from app.ids import is_id, new_id
-from app.jobs import counters
+from app.jobs import counter_names, counters
 from app.jobs.commands import NewArtifact, Outcome
 from app.jobs.rows import JobRow, dump_error
 from app.jobs.storable import make_text_storable
@@ -60,15 +60,15 @@ def close_attempt(connection: Connection, job: JobRow, *, kind: str, outcome: Ou
         update(attempts).where(attempts.c.job_id == job.id, attempts.c.attempt == job.attempt).values(values)
     )
     # One that nobody spoke for was lost, whatever became of its job: so a reclaim of many jobs locks one counter only.
-    counters.add(connection, {counters.name_attempts(counters.LOST if outcome is None else kind): 1})
+    counters.add(connection, {counter_names.name_attempts(counter_names.LOST if outcome is None else kind): 1})
 
 
 def _measure_begin(job: JobRow) -> dict[str, int]:
     """What a claim adds to the counters; `job` as it was before."""
     waited_seconds = job.now - max(job.queued_at or job.created_at, job.not_before or 0.0)
-    added = counters.QUEUE_WAIT.observe(counters.name_priority_class(job.priority), waited_seconds)
+    added = counter_names.QUEUE_WAIT.observe(counter_names.name_priority_class(job.priority), waited_seconds)
     if job.dispatched_at is not None:
-        added |= counters.DISPATCH_LAG.observe(counters.ALL_LABEL, job.now - job.dispatched_at)
+        added |= counter_names.DISPATCH_LAG.observe(counter_names.ALL_LABEL, job.now - job.dispatched_at)
     return added
 
 

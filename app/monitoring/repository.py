@@ -1,4 +1,4 @@
-"""The SQL behind the figures: a few bounded queries over indexes, of no owner in particular."""
+"""The SQL on figures of the whole installation: a few bounded queries over indexes, of no owner in particular."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from sqlalchemy import Connection, case, func, or_, select
 
 from app.db.clock import db_now
 from app.db.models import jobs, webhook_deliveries
-from app.jobs.counters import PRIORITY_CLASSES
+from app.jobs.counter_names import PRIORITY_CLASSES
 from app.monitoring.views import QueueFigures, Speed
 from app.states import JobStatus
 

@@ -36,6 +36,6 @@ class InstallationFigures:
     workers: tuple[WorkerView, ...]
     """Those that were seen in the last 24 hours."""
     counters: Mapping[str, int]
-    """Totals by name, as `app/jobs/counters.py` names them."""
+    """Totals by name, as `app/jobs/counter_names.py` names them."""
     num_pending_deliveries: int
     """Webhook messages that are not delivered yet."""

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, inse
 from app.db.clock import db_now
 from app.db.models import webhook_deliveries, webhooks
 from app.ids import is_id
-from app.webhooks.views import ClaimedMessage, DeliveryStatus, DeliveryView
+from app.webhooks.views import ClaimedMessage, DeliveryStatus, DeliveryView, WebhookView
 
 _sent = webhook_deliveries.c
 # As a subquery the clock is read once, and the index on `next_try_at` can be used.
@@ -30,19 +30,21 @@ def insert_delivery(connection: Connection, values: Mapping[str, Any]) -> Delive
     return _as_view(connection.execute(statement).one()._mapping)
 
 
-def list_deliveries(connection: Connection, webhook_id: str, *, after: str | None, limit: int) -> list[DeliveryView]:
-    """Messages to a webhook that the caller knows to be the owner's, newest first."""
-    query = select(*webhook_deliveries.c).where(_sent.webhook_id == webhook_id)
+def list_deliveries(
+    connection: Connection, webhook: WebhookView, *, after: str | None, limit: int
+) -> list[DeliveryView]:
+    """Messages to a webhook, newest first."""
+    query = select(*webhook_deliveries.c).where(_sent.webhook_id == webhook.id)
     if after is not None:
         query = query.where(_sent.id < after)
     return [_as_view(row._mapping) for row in connection.execute(query.order_by(_sent.id.desc()).limit(limit))]
 
 
-def send_again(connection: Connection, webhook_id: str, *, delivery_id: str) -> DeliveryView | None:
+def send_again(connection: Connection, webhook: WebhookView, *, delivery_id: str) -> DeliveryView | None:
     """Makes a message due now; one that has arrived or was given up gets all its tries again. None: there is none."""
     if not is_id(delivery_id, "msg"):
         return None
-    is_it = and_(_sent.id == delivery_id, _sent.webhook_id == webhook_id)
+    is_it = and_(_sent.id == delivery_id, _sent.webhook_id == webhook.id)
     ended = update(webhook_deliveries).where(is_it, _sent.next_try_at.is_(None))
     connection.execute(ended.values(tries=0, delivered_at=None))
     due = update(webhook_deliveries).where(is_it).values(next_try_at=db_now())

@@ -49,26 +49,27 @@ def find_webhook(connection: Connection, webhook_id: str, *, owner: str, is_lock
     return None if row is None else _as_view(row._mapping)
 
 
-def find_sealed(connection: Connection, webhook_id: str) -> tuple[SealedSecret, float]:
+def find_sealed(connection: Connection, webhook: WebhookView) -> tuple[SealedSecret, float]:
     """The encrypted secret of a webhook that is there, and the time by the database's clock."""
-    row = connection.execute(select(*_sealed_columns, db_now().label("now")).where(webhooks.c.id == webhook_id)).one()
+    row = connection.execute(select(*_sealed_columns, db_now().label("now")).where(webhooks.c.id == webhook.id)).one()
     return SealedSecret(SECRET_FIELD, key_id=row.key_id, nonce=row.nonce, ciphertext=row.ciphertext), row.now
 
 
-def update_webhook(connection: Connection, webhook_id: str, values: Mapping[str, Any]) -> None:
+def update_webhook(connection: Connection, webhook: WebhookView, values: Mapping[str, Any]) -> None:
     """Changes columns of a webhook that the caller has locked."""
-    connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(values))
+    connection.execute(update(webhooks).where(webhooks.c.id == webhook.id).values(values))
 
 
-def enable(connection: Connection, webhook_id: str) -> None:
+def enable(connection: Connection, webhook: WebhookView) -> None:
     """Messages are sent from now on, and the webhook has five days again to fail in."""
-    update_webhook(connection, webhook_id, {"disabled_at": None, "disabled_reason": None})
-    clear_failing_since(connection, webhook_id)
+    update_webhook(connection, webhook, {"disabled_at": None, "disabled_reason": None})
+    clear_failing_since(connection, webhook.id)
 
 
 def disable(connection: Connection, webhook_id: str, *, reason: str) -> None:
     """Nothing is sent from now on; what waits is given up, and its owner can send it again later."""
-    update_webhook(connection, webhook_id, {"disabled_at": db_now(), "disabled_reason": reason})
+    disabled = {"disabled_at": db_now(), "disabled_reason": reason}
+    connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(disabled))
     waiting = update(webhook_deliveries).where(
         webhook_deliveries.c.webhook_id == webhook_id, webhook_deliveries.c.next_try_at.is_not(None)
     )

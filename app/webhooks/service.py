@@ -89,10 +89,10 @@ class WebhookService:
         with transaction(self._sessions) as connection:
             webhook = _find(connection, owner, webhook_id, is_locked=True)
             if values:
-                repository.update_webhook(connection, webhook_id, values)
+                repository.update_webhook(connection, webhook, values)
             if "enabled" in given and change.enabled != (webhook.disabled_at is None):
                 if change.enabled:
-                    repository.enable(connection, webhook_id)
+                    repository.enable(connection, webhook)
                 else:
                     repository.disable(connection, webhook_id, reason=_BY_OWNER)
             return _find(connection, owner, webhook_id)
@@ -107,13 +107,13 @@ class WebhookService:
         """A new secret, not shown again; for a day messages are signed with the old one too. Raises WebhookNotFound."""
         with transaction(self._sessions) as connection:
             webhook = _find(connection, owner, webhook_id, is_locked=True)
-            sealed, now = repository.find_sealed(connection, webhook_id)
+            sealed, now = repository.find_sealed(connection, webhook)
             try:
                 secrets = self._open(webhook_id, sealed).rotate(now=now)
             except UnreadableSecret:
                 # The installation's key has changed: the old secret is lost, and this is the way to a new one.
                 secrets = SigningSecrets(make_secret())
-            repository.update_webhook(connection, webhook_id, self._seal(webhook_id, secrets))
+            repository.update_webhook(connection, webhook, self._seal(webhook_id, secrets))
         return webhook, secrets.current
 
     def send_test(self, owner: str, webhook_id: str) -> DeliveryView:
@@ -129,15 +129,15 @@ class WebhookService:
         """Messages of the last 30 days, newest first, from the next older than `after`. Raises WebhookNotFound."""
         after = None if after is None else make_text_storable(after)
         with snapshot(self._sessions) as connection:
-            _find(connection, owner, webhook_id)
-            rows = deliveries.list_deliveries(connection, webhook_id, after=after, limit=limit + 1)
+            webhook = _find(connection, owner, webhook_id)
+            rows = deliveries.list_deliveries(connection, webhook, after=after, limit=limit + 1)
         return Page(rows[:limit], has_more=len(rows) > limit)
 
     def retry(self, owner: str, webhook_id: str, delivery_id: str) -> DeliveryView:
         """Sends a message again, now. Raises WebhookNotFound, DeliveryNotFound, WebhookDisabled."""
         with transaction(self._sessions) as connection:
-            _find_enabled(connection, owner, webhook_id)
-            delivery = deliveries.send_again(connection, webhook_id, delivery_id=delivery_id)
+            webhook = _find_enabled(connection, owner, webhook_id)
+            delivery = deliveries.send_again(connection, webhook, delivery_id=delivery_id)
         if delivery is None:
             raise DeliveryNotFound(delivery_id)
         return delivery

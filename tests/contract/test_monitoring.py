@@ -11,7 +11,7 @@ from app.db.models import jobs
 from app.db.session import transaction
 from app.jobs import counters
 from app.jobs.commands import NewEvent, Outcome
-from app.jobs.counters import ALL_LABEL, DISPATCH_LAG, QUEUE_WAIT
+from app.jobs.counter_names import ALL_LABEL, DISPATCH_LAG, QUEUE_WAIT
 from app.jobs.errors import LeaseLost
 from app.jobs.workers import GpuReading
 from app.monitoring.service import MonitoringService

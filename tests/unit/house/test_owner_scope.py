@@ -15,12 +15,14 @@ OWNED_TABLES = frozenset(
 )
 MARK = "The SQL on"
 """So begins the docstring of a module that may hold queries: all others call its functions."""
-OWNER_TYPES = frozenset({"JobRow"})
+OWNER_TYPES = frozenset({"JobRow", "ToldJob", "WebhookView"})
 """A row that was found by its owner stands for the owner."""
 SYSTEM_WIDE: Mapping[str, str] = {
     "jobs.repository.lock_job": "workers and the reconciler leave the owner out; the owner's side names it",
     "jobs.repository.insert_job": "the values name the owner",
     "jobs.repository.lock_expired_jobs": "the reconciler takes back leases of all owners",
+    "jobs.repository.lock_jobs_of_worker": "a dead worker's jobs are taken back whoever owns them",
+    "jobs.repository.list_kept": "a worker looks which of its workspaces are still needed",
     "jobs.repository.count_jobs_by_status": "metrics, for admins",
     "jobs.repository.has_undispatched_job": "whether the queue is empty; tells nothing of a job",
     "jobs.records.insert_secrets": "of a job that the same transaction inserts or has locked",
@@ -31,6 +33,18 @@ SYSTEM_WIDE: Mapping[str, str] = {
     "jobs.fleet.mark_dispatched": "the queue is shared by all owners",
     "jobs.fleet.withdraw_dispatch": "the queue is shared by all owners",
     "jobs.fleet.withdraw_dispatches_to": "the queue is shared by all owners",
+    "monitoring.repository.read_queue": "metrics, for admins",
+    "monitoring.repository.read_speeds": "metrics, for admins",
+    "monitoring.repository.count_pending_deliveries": "metrics, for admins",
+    "webhooks.repository.insert_webhook": "the values name the owner",
+    "webhooks.repository.disable": "the sender's word after it has locked the receiver, or the owner's after a look-up",
+    "webhooks.deliveries.insert_delivery": "to a webhook that the same transaction has found by its owner",
+    "webhooks.deliveries.has_due": "the sender serves all owners",
+    "webhooks.deliveries.claim": "the sender serves all owners",
+    "webhooks.deliveries.lock_receiver": "the sender serves all owners",
+    "webhooks.deliveries.write_delivered": "the sender's word, by the fence of its claim",
+    "webhooks.deliveries.write_failed": "the sender's word, by the fence of its claim",
+    "webhooks.deliveries.remove_old": "what has ended long ago, of all owners",
     "previews.repository.insert_preview": "the values name the owner",
     "previews.repository.list_candidates": "workers render the previews of all owners",
     "previews.repository.take": "workers render the previews of all owners",

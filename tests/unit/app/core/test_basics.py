@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.ids import is_id, new_id
-from app.secrets.cipher import SecretCipher, UnreadableSecret
 from app.secret_key import BadSecretKey, load_secret_key
+from app.secrets.cipher import SecretCipher, UnreadableSecret
 from app.settings import Settings
 from app.states import FINAL_STATUSES, TRANSITIONS, JobStatus, can_follow
 
