@@ -5,6 +5,8 @@ ApiError                    raised by routers, dependencies and middleware; alwa
 ├── Forbidden                   403: the key's scopes do not allow the call
 ├── NotFound                    404: nothing under that id for this key, or no such path
 ├── PayloadTooLarge             413: the body is over its limit
+├── BodyTooSlow                 408: the body trickles in
+├── BodyEncoded                 415: the body is compressed
 ├── RangeNotSatisfiable         416: the range lies outside the content
 └── Unavailable                 503: try again later (`Retry-After` says when)
 """
@@ -83,6 +85,21 @@ class PayloadTooLarge(ApiError):
     """Raised by the body limit, before or while the body is read."""
 
     status, code = 413, "body_too_large"
+
+
+class BodyTooSlow(ApiError):
+    """Raised by the body limit while the body is read; the connection is closed with it."""
+
+    status, code = 408, "request_timeout"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"connection": "close"})
+
+
+class BodyEncoded(ApiError):
+    """Raised by the body limit: what is small on the wire and huge in memory is not taken at all."""
+
+    status, code = 415, "unsupported_encoding"
 
 
 class RangeNotSatisfiable(ApiError):

@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from app.http_protocol import BoundedHttpProtocol
 from app.log_stream import LogStream
 from app.main import create_app
 from app.settings import Settings
@@ -57,7 +58,7 @@ def run_server(settings: Settings, *, listener: socket.socket | None = None) -> 
         host=settings.host,
         port=settings.port,
         # httptools parses in C; h11 cost a third of the rate.
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
