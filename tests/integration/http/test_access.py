@@ -3,7 +3,6 @@
 import httpx2
 import pytest
 
-
 OPEN_OPERATIONS = {"/livez", "/readyz"}
 METHODS = {"get", "post", "put", "patch", "delete"}
 JOB_BODY = {"json": {"config": {}}}
