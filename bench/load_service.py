@@ -1,4 +1,4 @@
-"""What the load measurements share: a service on either database with the core beside it, and figures with their goals."""
+"""What the load measurements share: a service on either database, the core beside it, and figures with goals."""
 
 import asyncio
 import os
