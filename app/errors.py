@@ -6,6 +6,8 @@ ApiError                    raised by routers, dependencies and middleware; alwa
 ├── NotFound                    404: nothing under that id for this key, or no such path
 ├── PayloadTooLarge             413: the body is over its limit
 ├── RateLimited                 429: too many calls (`Retry-After` says when)
+├── BodyTooSlow                 408: the body trickles in
+├── BodyEncoded                 415: the body is compressed
 ├── RangeNotSatisfiable         416: the range lies outside the content
 └── Unavailable                 503: try again later (`Retry-After` says when)
 """
@@ -94,6 +96,21 @@ class RateLimited(ApiError):
     def __init__(self, message: str, *, code: str | None = None, retry_after_seconds: int) -> None:
         shown = f"{message} Try again in {retry_after_seconds} s."
         super().__init__(shown, code=code, headers={"retry-after": str(retry_after_seconds)})
+
+
+class BodyTooSlow(ApiError):
+    """Raised by the body limit while the body is read; the connection is closed with it."""
+
+    status, code = 408, "request_timeout"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"connection": "close"})
+
+
+class BodyEncoded(ApiError):
+    """Raised by the body limit: what is small on the wire and huge in memory is not taken at all."""
+
+    status, code = 415, "unsupported_encoding"
 
 
 class RangeNotSatisfiable(ApiError):

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from app.http_protocol import BoundedHttpProtocol
 from app.log_setup import configure_logging
 from app.main import create_app
 from app.settings import Settings
@@ -55,7 +56,7 @@ def run_server(settings: Settings, *, listener: socket.socket | None = None) -> 
         host=settings.host,
         port=settings.port,
         # httptools parses in C; h11 cost a third of the rate.
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -47,11 +47,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Service:
-    """A running service, a key to it, and its server process."""
+    """A running service, a key to it, its server process and its data folder."""
 
     port: int
     key: str
     pid: int
+    folder: Path
 
     def connect(self) -> HTTPConnection:
         """A connection of one's own."""
@@ -239,7 +240,7 @@ def upload(service: Service, content: str) -> str:
 
 
 @contextmanager
-def run_service(kind: Literal["api", "up"]) -> Iterator[Service]:
+def run_service(kind: Literal["api", "up"], **settings: str) -> Iterator[Service]:
     """`up`: everything; `api`: the server and Valkey, no worker. Ends it, and removes its folder."""
     with tempfile.TemporaryDirectory(prefix="fs-bench-") as name:
         folder = Path(name)
@@ -252,6 +253,7 @@ def run_service(kind: Literal["api", "up"]) -> Iterator[Service]:
             **os.environ,
             "FINESMITH_DATA_DIR": name,
             "FINESMITH_MODEL_ROOT": str(folder / "models"),
+            **{f"FINESMITH_{name.upper()}": value for name, value in settings.items()},
         }
         workers = ["--workers", "0"] if kind == "api" else []
         argv = [sys.executable, "-m", "app.cli", "up", "--port", str(port), *workers]
@@ -261,7 +263,7 @@ def run_service(kind: Literal["api", "up"]) -> Iterator[Service]:
             for line in process.stderr:
                 if "API key" in line:
                     break
-            service = Service(port, (folder / "api_key").read_text().strip(), find_server(process.pid))
+            service = Service(port, (folder / "api_key").read_text().strip(), find_server(process.pid), folder)
             while kind == "up" and not any(w["status"] == "online" for w in service.call("GET", "/v1/workers")["data"]):
                 time.sleep(0.1)
             yield service

@@ -2,18 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from app.api.schemas import Answer, UnixSeconds
+from app.api.schemas import Answer, RequestBody, UnixSeconds
 
 KeyScope = Literal["read", "submit", "admin", "jobs"]
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(RequestBody):
     """A new API key."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"owner": "ana", "name": "laptop", "scopes": ["submit"]}]}
+        json_schema_extra={"examples": [{"owner": "ana", "name": "laptop", "scopes": ["submit"]}]}
     )
 
     owner: str = Field(
@@ -40,10 +40,10 @@ class KeyRequest(BaseModel):
     )
 
 
-class KeyRotation(BaseModel):
+class KeyRotation(RequestBody):
     """How a key is replaced."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
 
     overlap_seconds: float = Field(
         0.0, ge=0, le=2_592_000, description="How long the earlier key goes on working, in seconds; at most 30 days."
@@ -72,8 +72,8 @@ class NewKey(Key):
 _JobLimit = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
-class ProjectLimits(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class ProjectLimits(RequestBody):
+    """How many jobs of a project may wait and run."""
 
     max_queued_jobs: _JobLimit | None = Field(
         None, description="Jobs that may wait at a time; null: the installation's limit."
@@ -111,10 +111,10 @@ class Project(Answer):
     created_at: UnixSeconds
 
 
-class SecretRequest(BaseModel):
+class SecretRequest(RequestBody):
     """A secret's value."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"value": "hf_…"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"value": "hf_…"}]})
 
     value: str = Field(
         min_length=8,

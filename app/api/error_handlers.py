@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -13,13 +14,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from app.api.request_context import REQUEST_ID_HEADER, get_request_id
+from app.api.request_context import REQUEST_ID_HEADER, SAFE_HEADERS, get_request_id
 from app.errors import ApiError, ErrorDetail, Unavailable, build_error_response, convert_http_exception
 
 log = structlog.get_logger("finesmith.api")
 
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_key", "json_invalid": "invalid_json"}
 _NO_OBJECT = {"model_attributes_type", "model_type", "dict_type"}
+_MAX_DETAILS = 100
+_MAX_PARAM_CHARS = 300
 _CLIENT_CLOSED_REQUEST = 499
 
 
@@ -29,8 +32,12 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def answer_http_exception(request: Request, error: HTTPException) -> Response:
         # The framework wraps whatever it meets while it reads a body, such as a disk too full for an upload.
-        full = _find_full_storage(error.__cause__)
-        return build_error_response(full or convert_http_exception(error))
+        converted = _find_full_storage(error.__cause__) or convert_http_exception(error)
+        response = build_error_response(converted)
+        if converted.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The router names the methods of one of the path's operations only.
+            response.headers["allow"] = _find_methods(request, response.headers.get("allow", ""))
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def answer_validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -62,8 +69,15 @@ def add_error_handlers(app: FastAPI) -> None:
         message = f"The service failed at this request. Its log tells more under the request id {request_id}."
         response = build_error_response(ApiError(message, status=500, code="internal_error"))
         # The middleware that sets this header on all other answers lies inside the one that calls this handler.
-        response.headers[REQUEST_ID_HEADER] = request_id
+        response.headers.update({**SAFE_HEADERS, REQUEST_ID_HEADER: request_id})
         return response
+
+
+def _find_methods(request: Request, known: str) -> str:
+    """The methods of all operations of the path, for the header `Allow`: those that are known, and the document's."""
+    template = getattr(request.scope.get("route"), "path_format", None)
+    documented = request.app.openapi()["paths"].get(template, {})
+    return ", ".join(sorted({*known.replace(" ", "").split(","), *(method.upper() for method in documented)} - {""}))
 
 
 def _find_full_storage(error: BaseException | None) -> ApiError | None:
@@ -78,13 +92,13 @@ def convert_validation_error(errors: Sequence[Any]) -> ApiError:
         position = errors[0]["loc"][-1]
         reason = errors[0].get("ctx", {}).get("error", "syntax error")
         return ApiError(f"The body is not valid JSON: {reason} at character {position}.", code="invalid_json")
-    details = [_convert_problem(error) for error in errors]
+    details = [_convert_problem(error) for error in errors[:_MAX_DETAILS]]
     first = details[0]
     return ApiError(first.message, status=422, code=first.code, param=first.param, details=details)
 
 
 def _convert_problem(error: Any) -> ErrorDetail:
-    param = ".".join(str(part) for part in error["loc"][1:]) or None
+    param = ".".join(str(part) for part in error["loc"][1:])[:_MAX_PARAM_CHARS] or None
     code = _CODES.get(error["type"], "invalid_value")
     if param is None and error["type"] == "missing":
         return ErrorDetail("A body is required here, and there is none.", None, "missing_body")

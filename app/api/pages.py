@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -13,8 +14,7 @@ WEB_FOLDER = Path(__file__).parent.parent / "web"
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
 }
 # Swagger UI starts from an inline script, and draws its icons from data URLs.
 _DOCS_POLICY = (
@@ -34,8 +34,8 @@ _SWAGGER_UI_OPTIONS = {
 
 def add_pages(app: FastAPI) -> None:
     """Adds `/`, `/static`, `/docs` and `/docs/assets`."""
-    app.mount("/static", StaticFiles(directory=WEB_FOLDER / "static"), name="static")
-    app.mount("/docs/assets", StaticFiles(directory=_find_swagger_ui()), name="docs-assets")
+    app.mount("/static", _CachedFiles(directory=WEB_FOLDER / "static"), name="static")
+    app.mount("/docs/assets", _CachedFiles(directory=_find_swagger_ui()), name="docs-assets")
 
     @app.get("/", include_in_schema=False)
     async def get_front_page() -> Response:
@@ -56,8 +56,18 @@ def add_pages(app: FastAPI) -> None:
             swagger_favicon_url=f"{root}/static/finesmith.svg",
             swagger_ui_parameters=_SWAGGER_UI_OPTIONS,
         )
-        page.headers["content-security-policy"] = _DOCS_POLICY
+        page.headers.update({**_PAGE_HEADERS, "content-security-policy": _DOCS_POLICY})
         return page
+
+
+class _CachedFiles(StaticFiles):
+    """Files that hold nothing private: a browser may keep them, and asks whether they have changed."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """As the base class answers, with leave to keep it."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "public, no-cache"
+        return response
 
 
 def _find_swagger_ui() -> Path:

@@ -6,7 +6,6 @@ import secrets
 import time
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
@@ -14,6 +13,15 @@ from app.api.instruments import Instruments
 from app.ids import is_id
 
 REQUEST_ID_HEADER = "x-request-id"
+SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+"""Of every answer that does not say otherwise: it is private, and not to be shown as something that it is not."""
+_SAFE_HEADERS = [(name.encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
 _REQUEST_ID_KEY = b"x-request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _UNLOGGED_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
@@ -54,7 +62,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(raw=message["headers"])[REQUEST_ID_HEADER] = request_id
+                headers = message["headers"] = list(message["headers"])
+                given = {name for name, _ in headers}
+                headers += [header for header in _SAFE_HEADERS if header[0] not in given]
+                headers.append((_REQUEST_ID_KEY, request_id.encode()))
             await send(message)
 
         try:

@@ -27,7 +27,14 @@ _ERRORS: dict[int, tuple[str, str, str, str | None]] = {
         "A job that has succeeded cannot be cancelled.",
         None,
     ),
+    408: ("The body came too slowly.", "request_timeout", "The body came at less than 1000 bytes a second.", None),
     413: ("The body is over the limit.", "body_too_large", "The body may have at most 1048576 bytes.", None),
+    415: (
+        "The body is compressed, which is not taken.",
+        "unsupported_encoding",
+        "Send the body as it is, without `Content-Encoding`.",
+        None,
+    ),
     416: ("The range lies outside the content.", "range_not_satisfiable", "The content has 12 bytes.", "range"),
     422: (
         "Well formed but not acceptable; `details` names every problem.",
@@ -49,6 +56,7 @@ _ERRORS: dict[int, tuple[str, str, str, str | None]] = {
     ),
     503: ("Not now; `Retry-After` says when.", "unavailable", "Too many streams are open.", None),
 }
+_OF_EVERY_BODY = (408, 415)
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -59,8 +67,9 @@ _TYPES = {
 
 
 def error_responses(*statuses: int) -> Responses:
-    """Documents these statuses with the error envelope."""
-    return {status: _describe_error(status) for status in statuses}
+    """Documents these statuses with the error envelope; what can be too large can also be too slow or compressed."""
+    found = {*statuses, *_OF_EVERY_BODY} if 413 in statuses else {*statuses}
+    return {status: _describe_error(status) for status in sorted(found)}
 
 
 def example_of(

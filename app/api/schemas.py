@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.states import JobStatus, StepStatus
 
@@ -11,6 +12,9 @@ EXAMPLE_FILE_ID = "file-01jd8m2k4wp1b6q8s3v5x7y9za"
 EXAMPLE_PREVIEW_ID = "preview-01jd8m4q2s6x8z0b3d5f7h9k1m"
 Item = TypeVar("Item")
 StepName = Literal["prepare", "train", "fuse", "quantize"]
+MAX_FIELDS = 100
+SubmittedConfig = Annotated[dict[Annotated[str, Field(max_length=200)], JsonValue], Field(max_length=500)]
+"""Bounded here: for each unknown key the nearest known ones are looked for, which takes a millisecond."""
 UnixSeconds = Annotated[float, Field(description="Unix seconds.", examples=[1795456800.25])]
 
 
@@ -18,6 +22,21 @@ class Answer(BaseModel):
     """Base of answers. They may gain fields later; a client should pass over what it does not know."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+class RequestBody(BaseModel):
+    """Base of bodies. A field that nobody knows is an error, and so is a value of another type than the document says:
+    the text `"1"` is no number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_a_flood(cls, value: object) -> object:
+        """One error instead of one for each of 60,000 fields, which took seconds to tell."""
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", "has more than {most} fields", {"most": MAX_FIELDS})
+        return value
 
 
 class Problem(Answer):
@@ -40,19 +59,16 @@ class ErrorBody(Answer):
     error: ErrorObject
 
 
-class Resources(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Resources(RequestBody):
     gpus: int | None = Field(
         None, ge=0, le=1024, description="GPUs of one host; null: 1 where the installation has a GPU, else 0."
     )
 
 
-class JobRequest(BaseModel):
+class JobRequest(RequestBody):
     """What to run."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
@@ -72,12 +88,13 @@ class JobRequest(BaseModel):
         },
     )
 
-    config: dict[str, JsonValue] = Field(
+    config: SubmittedConfig = Field(
         description="The Config: only the keys that differ from their defaults (`GET /v1/config/schema` lists them). "
         "`huggingface_hub_token` and `wandb_api_key` are write-only, or name one of your secrets: `secret:<name>`."
     )
     steps: list[StepName] | None = Field(
         None,
+        max_length=16,
         description="What to run, in order; null: prepare, train, and fuse if the config trains a LoRA and says "
         "`fuse_after_training`.",
     )
@@ -171,11 +188,10 @@ class Job(Answer):
     metadata: dict[str, str]
 
 
-class PreviewRequest(BaseModel):
+class PreviewRequest(RequestBody):
     """What to render."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
@@ -187,7 +203,7 @@ class PreviewRequest(BaseModel):
         },
     )
 
-    config: dict[str, JsonValue] = Field(description="The Config, as a job's; its secrets are write-only here too.")
+    config: SubmittedConfig = Field(description="The Config, as a job's; its secrets are write-only here too.")
     file: str = Field(max_length=64, description="An uploaded file (`file-…`) with the samples.")
     n: int = Field(3, ge=1, le=100, description="How many of the first rows to show token by token.")
 

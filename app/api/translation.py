@@ -43,6 +43,7 @@ _STATUSES: dict[type[Exception], int] = {
     TooManySecrets: 409,
 }
 """All others say that something is not there."""
+_MAX_DETAILS = 100
 _RETRY_AFTER_SECONDS = "5"
 
 
@@ -67,7 +68,7 @@ def build_submission(body: JobRequest, *, traceparent: str | None = None) -> Job
 
 def convert_problems(problems: Sequence[Problem]) -> ApiError:
     """The first problem and, as details, all of them."""
-    details = [ErrorDetail(problem.message, problem.param, problem.code) for problem in problems]
+    details = [ErrorDetail(problem.message, problem.param, problem.code) for problem in problems[:_MAX_DETAILS]]
     first = details[0]
     return ApiError(first.message, status=422, code=first.code, param=first.param, details=details)
 

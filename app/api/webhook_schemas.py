@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from app.api.schemas import EXAMPLE_JOB_ID, Answer, UnixSeconds
+from app.api.schemas import EXAMPLE_JOB_ID, Answer, RequestBody, UnixSeconds
 
 WebhookEvent = Literal[
     "job.queued",
@@ -25,11 +25,10 @@ Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=32, descri
 Description = Annotated[str, Field(max_length=512)]
 
 
-class WebhookRequest(BaseModel):
+class WebhookRequest(RequestBody):
     """A new receiver."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"url": "https://hooks.example.com/finesmith", "events": ["job.succeeded", "job.failed"]}]
         },
@@ -42,10 +41,10 @@ class WebhookRequest(BaseModel):
     description: Description | None = Field(None, description=_DESCRIPTION)
 
 
-class WebhookPatch(BaseModel):
+class WebhookPatch(RequestBody):
     """What to change; a field that is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"enabled": True}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": True}]})
 
     url: Url = Field("", validate_default=False)
     events: Events = Field(default_factory=list, validate_default=False)

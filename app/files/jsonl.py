@@ -36,10 +36,10 @@ class JsonLinesCheck:
             *lines, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else ([rest + chunk])
             for line in lines:
                 self._check_line(line)
+                if len(self.problems) >= MAX_PROBLEMS:
+                    return
             if len(rest) > MAX_LINE_BYTES:
                 self._report(f"is longer than {MAX_LINE_BYTES} bytes", line=self._line + 1)
-                return
-            if len(self.problems) >= MAX_PROBLEMS:
                 return
         if rest:
             self._check_line(rest)

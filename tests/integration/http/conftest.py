@@ -18,7 +18,7 @@ from app.db.migrate import upgrade
 from app.db.session import SessionFactory, build_engine
 from app.ids import new_id
 from app.jobs.catalogue import built_in_catalogue
-from app.jobs.commands import NewEvent, Outcome
+from app.jobs.commands import NewArtifact, NewEvent, Outcome
 from app.jobs.service import JobService
 from app.jobs.workers import WorkerInfo, WorkerService
 from app.keys.service import KeyService
@@ -26,9 +26,11 @@ from app.previews.service import PreviewService
 from app.server import bind_listener
 from app.settings import Settings
 from app.storage import Storage
+from tests.support.hostile import PATIENCE_SECONDS, read_rss_bytes
 from tests.support.valkey import run_valkey
 
 STOP_SECONDS = 15
+MOST_GROWTH_BYTES = 64 << 20
 MINIMAL_JOB = {"config": {"model_name_or_path": "owner/name", "apply_lora": True, "dataset_key": "soda"}}
 
 
@@ -94,6 +96,13 @@ class RunningJob:
             )
         if live:
             self.server.bus.publish_log(self.id, self.attempt, first_line, lines)
+
+    def publish(self, path: str, content: bytes) -> None:
+        """Publishes one file as an artifact."""
+        key = f"jobs/{self.id}/artifacts/{path}"
+        written = Storage(self.server.settings.storage_url).write(key, [content])
+        artifact = NewArtifact(path.partition("/")[0], path, written.num_bytes, written.sha256, key)
+        self.server.jobs.record_artifacts(self.id, self.attempt, [artifact])
 
     def finish(self, kind: str = "succeeded") -> None:
         """Ends the attempt."""
@@ -175,6 +184,22 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 def server(start_server: Callable[..., LiveServer]) -> LiveServer:
     """A server without Redis."""
     return start_server()
+
+
+@pytest.fixture(scope="module")
+def hostile_server(start_server: Callable[..., LiveServer]) -> Iterator[LiveServer]:
+    """A server for requests of attackers: afterwards it answers, has not grown, and its log tells of no failure."""
+    server = start_server(max_upload_bytes=4 << 20)
+    httpx2.get(f"{server.url}/openapi.json").raise_for_status()
+    before = read_rss_bytes(server.process.pid)
+    yield server
+    assert httpx2.get(f"{server.url}/livez", timeout=PATIENCE_SECONDS).status_code == 200
+    assert read_rss_bytes(server.process.pid) - before < MOST_GROWTH_BYTES
+    for line in (server.settings.data_dir / "api.log").read_text().splitlines():
+        entry = json.loads(line)
+        assert "timestamp" in entry, line
+        assert entry["event"] != "request.failed", line
+        assert "ASGI" not in entry["event"], line
 
 
 @pytest.fixture(scope="module")

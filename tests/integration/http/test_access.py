@@ -3,8 +3,6 @@
 import httpx2
 import pytest
 
-from tests.integration.http.conftest import MINIMAL_JOB
-
 OPEN_OPERATIONS = {"/livez", "/readyz"}
 ADMIN_AREAS = ("/v1/keys", "/v1/projects")
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -85,27 +83,10 @@ def test_static_files_do_not_climb_out(server):
         assert answer.status_code in {401, 404}
 
 
-def test_every_id_of_another_owner_is_not_found(server, operations, ana):
+def test_no_file_or_job_of_another_owner_can_be_named_in_a_job(server, ana):
     job = server.start_job(ana)
     file_id = ana.post("/v1/files", files={"file": ("a.jsonl", b'{"text": "a"}\n')}).json()["id"]
-    asked = {"config": MINIMAL_JOB["config"], "file": file_id}
-    preview_id = ana.post("/v1/previews", json=asked).json()["id"]
-    webhook_id = ana.post("/v1/webhooks", json={"url": "https://hooks.example.com/x", "events": ["job.paused"]}).json()[
-        "id"
-    ]
-    names = {"job_id": job.id, "file_id": file_id, "preview_id": preview_id, "path": "fused/config.json"}
-    names |= {"webhook_id": webhook_id, "delivery_id": "msg-" + "0" * 26}
-    assert ana.put("/v1/secrets/hub", json={"value": "hf_" + "x" * 30}).status_code == 200
-    names |= {"name": "hub"}
-    walked = 0
     with server.make_client("bob") as bob:
-        for method, path in operations:
-            if "{" not in path or path.startswith(ADMIN_AREAS) or (method, path) == ("put", "/v1/secrets/{name}"):
-                continue
-            answer = bob.request(method, path.format(**names), **({"json": {}} if method == "patch" else {}))
-            assert answer.status_code == 404, (method, path, answer.text)
-            assert answer.json()["error"]["type"] == "not_found_error"
-            walked += 1
         assert bob.get("/v1/jobs").json()["data"] == []
         assert bob.get("/v1/files").json()["data"] == []
         assert bob.get("/v1/secrets").json()["data"] == []
@@ -113,7 +94,8 @@ def test_every_id_of_another_owner_is_not_found(server, operations, ana):
             answer = bob.post("/v1/jobs", json={"config": {"model_name_or_path": "a/b"}, field: value})
             assert answer.status_code == 422
             assert answer.json()["error"]["param"] == field
-    assert walked >= 12
+        answer = bob.post("/v1/previews", json={"config": {"model_name_or_path": "a/b"}, "file": file_id})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "file")
     assert ana.get(f"/v1/jobs/{job.id}").json()["status"] == "running"
 
 
