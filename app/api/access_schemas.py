@@ -86,6 +86,8 @@ class ProjectLimits(RequestBody):
 class ProjectRequest(ProjectLimits):
     """A new project."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "speech", "max_running_jobs": 4}]})
+
     id: str = Field(
         min_length=1,
         max_length=64,
@@ -98,6 +100,8 @@ class ProjectRequest(ProjectLimits):
 
 class ProjectChange(ProjectLimits):
     """What to change; what is left out stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"max_running_jobs": 2}]})
 
     name: str | None = Field(None, min_length=1, max_length=256, description="For people.")
 

@@ -57,8 +57,8 @@ def find_example(document: dict, operation: dict) -> object:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if content is None:
         return None
-    name = content["schema"]["$ref"].rpartition("/")[2]
-    return document["components"]["schemas"][name]["examples"][0]
+    name = content["schema"].get("$ref", content["schema"].get("anyOf", [{}])[0].get("$ref")).rpartition("/")[2]
+    return document["components"]["schemas"][name].get("examples", [{}])[0]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def names(server, ana, operations) -> dict[str, str]:
         "preview_id": preview.json()["id"],
         "key_id": key.json()["id"],
     }
-    assert ana.put("/v1/secrets/hub", json={"value": "hf_" + "x" * 30}).status_code == 200
-    names["name"] = "hub"
+    assert ana.put("/v1/secrets/anas-own-token", json={"value": "hf_" + "x" * 30}).status_code == 200
+    names["name"] = "anas-own-token"
     webhook = ana.post("/v1/webhooks", json={"url": "https://hooks.example.com/finesmith"}).json()["id"]
     names["webhook_id"] = webhook
     names["delivery_id"] = ana.post(f"/v1/webhooks/{webhook}/test").json()["id"]
