@@ -89,6 +89,7 @@ def test_one_trace_leads_from_the_request_to_the_steps_environment(installation,
     assert TOKEN not in worker.log_path.read_text()
 
 
+@pytest.mark.slow
 def test_without_a_collector_a_step_gets_the_callers_trace_as_it_came(shared):
     """Nothing makes spans, and users' code can go on with the trace all the same."""
     with run_api(shared) as client:

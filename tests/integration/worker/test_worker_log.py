@@ -6,7 +6,7 @@ import pytest
 
 from app.jobs.errors import LeaseLost
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 
 def read_log(worker) -> list[dict]:
