@@ -109,12 +109,6 @@ def lock_jobs_of_worker(connection: Connection, worker_id: str, *, limit: int) -
     return _lock_running_jobs(connection, jobs.c.worker_id == worker_id, limit=limit)
 
 
-def list_kept(connection: Connection, job_ids: Sequence[str], *, over_seconds: float) -> frozenset[str]:
-    """Those of the jobs that are not over, or have not been for so long."""
-    is_kept = or_(jobs.c.finished_at.is_(None), jobs.c.finished_at > db_now() - over_seconds)
-    return frozenset(connection.execute(select(jobs.c.id).where(jobs.c.id.in_(job_ids), is_kept)).scalars())
-
-
 def list_jobs(
     connection: Connection, *, owner: str, after: str | None, limit: int, status: JobStatus | None
 ) -> list[JobRow]:

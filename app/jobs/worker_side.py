@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 from sqlalchemy import Connection
 
-from app.db.session import snapshot, transaction
+from app.db.session import transaction
 from app.jobs import fleet, limits, records, repository, transitions
 from app.jobs.commands import NewArtifact, NewEvent, Outcome
 from app.jobs.dispatch import choose_gpus
@@ -73,12 +73,6 @@ class WorkerSide(JobOperations):
         if lease is None:
             raise LeaseLost(job_id, attempt)
         return lease
-
-    def list_over(self, job_ids: Sequence[str], *, over_seconds: float) -> list[str]:
-        """Those of the jobs that have been over for so long, or are deleted: no host needs anything for them."""
-        with snapshot(self._sessions) as connection:
-            kept = repository.list_kept(connection, job_ids, over_seconds=over_seconds)
-        return [job_id for job_id in job_ids if job_id not in kept]
 
     @counts_fenced
     def record_events(self, job_id: str, attempt: int, events: Sequence[NewEvent]) -> list[StoredEvent]:

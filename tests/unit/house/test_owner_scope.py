@@ -22,7 +22,6 @@ SYSTEM_WIDE: Mapping[str, str] = {
     "jobs.repository.insert_job": "the values name the owner",
     "jobs.repository.lock_expired_jobs": "the reconciler takes back leases of all owners",
     "jobs.repository.lock_jobs_of_worker": "a dead worker's jobs are taken back whoever owns them",
-    "jobs.repository.list_kept": "a worker looks which of its workspaces are still needed",
     "jobs.repository.count_jobs_by_status": "metrics, for admins",
     "jobs.repository.has_undispatched_job": "whether the queue is empty; tells nothing of a job",
     "jobs.records.insert_secrets": "of a job that the same transaction inserts or has locked",
