@@ -49,7 +49,7 @@ def build_services(settings: Settings) -> Services:
     """Connects nothing yet: engine, bus and queue connect at first use."""
     engine = build_engine(settings.database_url)
     sessions = SessionFactory(engine)
-    storage = Storage(settings.storage_url)
+    storage = Storage.of(settings)
     queue, bus = WakeupQueue(settings.redis_url), Bus(settings.redis_url)
     jobs = JobService(sessions, settings=settings, storage=storage, queue=queue, bus=bus)
     return Services(
