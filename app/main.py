@@ -104,6 +104,7 @@ async def _run_services(app: FastAPI) -> AsyncIterator[None]:
     app.state.services = services
     stop = threading.Event()
     reconciler = Reconciler(services.jobs, settings.reconcile_interval_seconds, chores=[services.previews.reconcile])
+    threading.Thread(target=services.retention.run, args=(stop,), name="retention", daemon=True).start()
     thread = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
     thread.start()
     try:

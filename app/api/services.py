@@ -15,6 +15,7 @@ from app.jobs.workers import WorkerService
 from app.keys.service import KeyService
 from app.previews.service import PreviewService
 from app.queue import WakeupQueue
+from app.retention.service import RetentionService
 from app.settings import Settings
 from app.storage import Storage
 
@@ -33,6 +34,7 @@ class Services:
     keys: KeyService
     workers: WorkerService
     previews: PreviewService
+    retention: RetentionService
     live: LiveHub
     queue: WakeupQueue
     bus: Bus
@@ -61,6 +63,7 @@ def build_services(settings: Settings) -> Services:
         keys=KeyService(sessions, settings),
         workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
         previews=PreviewService(sessions, settings=settings),
+        retention=RetentionService(sessions, storage=storage, settings=settings),
         live=LiveHub(AsyncBus(settings.redis_url)),
         queue=queue,
         bus=bus,

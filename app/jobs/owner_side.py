@@ -1,6 +1,7 @@
 """What owners do with their jobs: submit, look, cancel, retry, delete."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from json import dumps
@@ -22,6 +23,7 @@ from app.jobs.errors import (
 )
 from app.jobs.operations import JobOperations
 from app.jobs.references import find_references
+from app.jobs.removals import schedule_job_removal
 from app.jobs.rows import JobRow, as_view, dump_progress, dump_steps
 from app.jobs.secrets import SealedSecret
 from app.jobs.storable import is_storable_text
@@ -158,6 +160,7 @@ class OwnerSide(JobOperations):
     def delete(self, owner: str, job_id: str) -> JobView:
         """Removes a job that has ended, with its events, artifacts, logs and secrets; returns what it was.
 
+        Its files are gone soon, also when the storage does not answer now or this process dies.
         Raises JobNotFound, InvalidTransition while it has not ended or an unfinished job needs its artifacts.
         """
         with transaction(self._sessions) as connection:
@@ -167,7 +170,9 @@ class OwnerSide(JobOperations):
             if dependent := repository.find_unfinished_dependent(connection, job_id):
                 raise InvalidTransition(f"job {job_id} is the input_job of the unfinished job {dependent}")
             repository.delete_job(connection, job_id)
-        self._storage.delete_prefix(f"jobs/{job_id}")
+            schedule_job_removal(connection, job_id)
+        with suppress(OSError):
+            self._storage.delete_prefix(f"jobs/{job_id}")
         return as_view(job)
 
     def list_events(

@@ -8,6 +8,7 @@ from app.db.clock import db_now
 from app.db.models import artifacts, attempts, events, files, job_secrets, log_chunks
 from app.ids import is_id, new_id
 from app.jobs.commands import NewArtifact, Outcome
+from app.jobs.removals import STRAGGLER_SECONDS, schedule_removal
 from app.jobs.rows import JobRow, dump_error
 from app.jobs.secrets import SealedSecret
 from app.jobs.storable import make_text_storable
@@ -46,9 +47,15 @@ def close_attempt(connection: Connection, job: JobRow, *, kind: str, outcome: Ou
 
 
 def replace_artifacts(connection: Connection, job: JobRow, new: Sequence[NewArtifact]) -> None:
-    """Adds artifacts of the current attempt; one that was there under the same path gives way."""
+    """Adds artifacts of the current attempt; one that was there under the same path gives way.
+
+    Its file stays for a day: somebody may be reading it.
+    """
     paths = [artifact.path for artifact in new]
-    connection.execute(delete(artifacts).where(artifacts.c.job_id == job.id, artifacts.c.path.in_(paths)))
+    replaced = delete(artifacts).where(artifacts.c.job_id == job.id, artifacts.c.path.in_(paths))
+    old_keys = set(connection.execute(replaced.returning(artifacts.c.storage_key)).scalars())
+    for key in sorted(old_keys - {artifact.storage_key for artifact in new}):
+        schedule_removal(connection, key, after_seconds=STRAGGLER_SECONDS)
     rows = [
         {
             "id": new_id("art"),

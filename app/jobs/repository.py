@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Double, Select, bindparam, delete, exists, fu
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.clock import db_now
-from app.db.models import events, idempotency_keys, jobs
+from app.db.models import events, idempotency_keys, jobs, webhook_deliveries
 from app.ids import is_id
 from app.jobs.commands import NewEvent
 from app.jobs.rows import JobRow, parse_row
@@ -124,8 +124,9 @@ def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seco
 
 
 def delete_job(connection: Connection, job_id: str) -> None:
-    """Removes the job with all that hangs on it, and its idempotency keys."""
+    """Removes the job with all that hangs on it, its idempotency keys and what webhooks were to tell of it."""
     connection.execute(delete(idempotency_keys).where(idempotency_keys.c.job_id == job_id))
+    connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.job_id == job_id))
     connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
 
