@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.stalls import build_connection_class
 from app.log_stream import LogStream
 from app.main import create_app
 from app.settings import Settings
@@ -57,7 +58,7 @@ def run_server(settings: Settings, *, listener: socket.socket | None = None) -> 
         host=settings.host,
         port=settings.port,
         # httptools parses in C; h11 cost a third of the rate.
-        http="httptools",
+        http=build_connection_class(settings.stall_seconds, on_stalled=app.state.instruments.stalled_clients.inc),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -21,6 +21,11 @@ class Instruments:
             registry=self.registry,
         )
         self.streams = Gauge("finesmith_sse_clients", "Open event streams.", registry=self.registry)
+        self.stalled_clients = Counter(
+            "finesmith_stalled_clients",
+            "Connections that were cut off because their client took nothing of its answer.",
+            registry=self.registry,
+        )
         self.jobs = Gauge("finesmith_jobs", "Jobs by state.", ["status"], registry=self.registry)
 
     def record_request(self, method: str, route: str, *, status: int, seconds: float) -> None:

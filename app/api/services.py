@@ -64,7 +64,11 @@ def build_services(settings: Settings) -> Services:
         workers=WorkerService(sessions, live_seconds=settings.lease_seconds),
         previews=PreviewService(sessions, settings=settings),
         retention=RetentionService(sessions, storage=storage, settings=settings),
-        live=LiveHub(AsyncBus(settings.redis_url)),
+        live=LiveHub(
+            AsyncBus(settings.redis_url),
+            max_streams_per_owner=settings.max_streams_per_owner,
+            stream_lifetime_seconds=settings.stream_lifetime_seconds,
+        ),
         queue=queue,
         bus=bus,
         group_commit=GroupCommit(sessions) if engine.dialect.name == "sqlite" else None,

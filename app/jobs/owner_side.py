@@ -38,6 +38,7 @@ from app.jobs.views import (
     Resources,
     StepView,
     Submitted,
+    WholeLog,
 )
 from app.states import FINAL_STATUSES, JobStatus, StepStatus
 from app.stored_event import StoredEvent
@@ -206,6 +207,13 @@ class OwnerSide(JobOperations):
             chunks = records.list_log_chunks(connection, job_id, after=after, limit=limit + 1)
         lines = log_reading.read_lines(self._storage, chunks, after=after, limit=limit + 1)
         return Page(lines[:limit], has_more=len(lines) > limit)
+
+    def find_log(self, owner: str, job_id: str) -> WholeLog:
+        """Where the job's whole output lies. Raises JobNotFound."""
+        with snapshot(self._sessions) as connection:
+            job = _find(connection, owner, job_id)
+            pieces = records.list_log_pieces(connection, job_id)
+        return WholeLog(tuple(pieces), is_final=job.status in FINAL_STATUSES)
 
     def _check(self, owner: str, submission: JobSubmission) -> Checked:
         installation = self._workers.current_installation()

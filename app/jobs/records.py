@@ -12,7 +12,7 @@ from app.jobs.removals import STRAGGLER_SECONDS, schedule_removal
 from app.jobs.rows import JobRow, dump_error
 from app.jobs.secrets import SealedSecret
 from app.jobs.storable import make_text_storable
-from app.jobs.views import ArtifactView, FileRef, LogCursor
+from app.jobs.views import ArtifactView, FileRef, LogCursor, LogPiece
 from app.stored_event import StoredEvent
 
 
@@ -159,6 +159,14 @@ def list_log_chunks(
         query = query.where(tuple_(log_chunks.c.attempt, next_line) > (after.attempt, after.line + 1))
     rows = connection.execute(query.order_by(log_chunks.c.attempt, log_chunks.c.first_line).limit(limit))
     return [(LogCursor(row.attempt, row.first_line), row.storage_key) for row in rows]
+
+
+def list_log_pieces(connection: Connection, job_id: str) -> list[LogPiece]:
+    """All pieces of a job's log, in order."""
+    columns = (log_chunks.c.attempt, log_chunks.c.first_line, log_chunks.c.num_bytes, log_chunks.c.storage_key)
+    query = select(*columns).where(log_chunks.c.job_id == job_id)
+    rows = connection.execute(query.order_by(log_chunks.c.attempt, log_chunks.c.first_line))
+    return [LogPiece(**row._mapping) for row in rows]
 
 
 _select_artifact = select(
