@@ -205,8 +205,7 @@ def test_what_the_attempt_before_printed_last_is_not_missed(live_server, client)
     with open_stream(client, f"/v1/jobs/{job.id}/logs") as frames:
         assert next(frames).id == "1-1"
         job.log(2, "two", "three", live=False)
-        job.finish("failed")
-        live_server.jobs.retry("ana", job.id)
+        job.finish("requeued")
         claim = live_server.jobs.claim(job.id, live_server.worker_id)
         again = RunningJob(live_server, job.id, claim.attempt)
         again.log(1, "again", stored=False)
@@ -249,22 +248,26 @@ def test_a_log_is_a_text_that_takes_ranges(live_server, client):
         assert bob.get(path, headers=text).status_code == 404
 
 
+@pytest.mark.slow
 def test_an_owner_has_only_so_many_streams_open_and_others_theirs(start_server, valkey_url):
     server = start_server(redis_url=valkey_url, max_streams_per_owner=2)
     with server.make_client() as ana, server.make_client("bob") as bob:
         job, other = server.start_job(ana), server.start_job(bob)
         with ExitStack() as stack:
-            for _ in range(2):
-                next(stack.enter_context(open_stream(ana, f"/v1/jobs/{job.id}/events")))
+            opened = [stack.enter_context(open_stream(ana, f"/v1/jobs/{job.id}/events")) for _ in range(2)]
+            assert [next(frames).event for frames in opened] == ["job.queued"] * 2
             refused = ana.get(f"/v1/jobs/{job.id}/events", headers=SSE)
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
             assert refused.headers["retry-after"]
-            next(stack.enter_context(open_stream(bob, f"/v1/jobs/{other.id}/events")))
-        job.finish()
+            with open_stream(bob, f"/v1/jobs/{other.id}/events") as frames:
+                assert next(frames).event == "job.queued"
+            job.finish()
+            assert [list(frames)[-1].event for frames in opened] == ["end"] * 2
         with open_stream(ana, f"/v1/jobs/{job.id}/events") as frames:
             assert list(frames)[-1].event == "end"
 
 
+@pytest.mark.slow
 def test_a_stream_ends_after_its_lifetime_and_is_taken_up_again_without_a_hole(start_server, valkey_url):
     server = start_server(redis_url=valkey_url, stream_lifetime_seconds=0.4)
     with server.make_client() as client:
@@ -305,6 +308,7 @@ def fill(job):
         job.server.jobs.record_events(job.id, job.attempt, events)
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_is_cut_off_and_counted(start_server, valkey_url):
     server = start_server(redis_url=valkey_url, stall_seconds=0.5, metrics_public=True)
     _, key = server.keys.create("ana", "test", ("jobs",))
@@ -331,6 +335,7 @@ def test_a_client_that_reads_nothing_is_cut_off_and_counted(start_server, valkey
             assert slow == [*range(1, 2504), 0]
 
 
+@pytest.mark.slow
 def test_a_stop_with_many_streams_open_and_some_stuck_takes_less_than_10_seconds(start_server, valkey_url):
     server = start_server(redis_url=valkey_url)
     _, key = server.keys.create("ana", "test", ("jobs",))
