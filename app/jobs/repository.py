@@ -130,6 +130,12 @@ def delete_job(connection: Connection, job_id: str) -> None:
     connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
 
+def find_unfinished_among(connection: Connection, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that are there and have not ended."""
+    query = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status.in_(_UNFINISHED))
+    return set(connection.execute(query).scalars())
+
+
 def find_unfinished_dependent(connection: Connection, job_id: str) -> str | None:
     """An unfinished job that reads the artifacts of this one."""
     query = select(jobs.c.id).where(jobs.c.input_job == job_id, jobs.c.status.in_(_UNFINISHED)).limit(1)

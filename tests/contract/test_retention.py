@@ -28,6 +28,8 @@ from app.jobs.commands import JobSubmission, NewArtifact, Outcome
 from app.jobs.errors import FileNotFound, InvalidSubmission, JobNotFound
 from app.retention.service import RetentionService
 from tests.support.installation import CONFIG, OWNER, CoreInstallation
+from worker.cleaning import CleaningThread
+from worker.workspaces import make_workspace
 
 DAY = 24 * 3600.0
 TABLES_OF_JOBS = (jobs, attempts, events, artifacts, log_chunks, job_secrets, idempotency_keys, webhook_deliveries)
@@ -328,3 +330,15 @@ def test_a_sweep_comes_about_once_an_hour(core: CoreInstallation) -> None:
     now[0] += 1000.0
     retention.sweep_if_due()
     assert count(core, jobs) == 0
+
+
+def test_a_host_removes_workspaces_of_jobs_that_ended_elsewhere_or_were_deleted(core: CoreInstallation) -> None:
+    running, ended, deleted = core.claim_new().job_id, end_job(core), end_job(core)
+    core.jobs.delete(OWNER, deleted)
+    for job_id in (running, ended, deleted):
+        workspace = make_workspace(core.settings, job_id=job_id, attempt=1)
+        (workspace.root / "big").write_bytes(b"x")
+    cleaning = CleaningThread(core.settings, find_unfinished=core.jobs.find_unfinished)
+    assert cleaning.clean() == [], "all are in use, or a retry is likely"
+    assert cleaning.clean(idle_seconds=0.0) == sorted([ended, deleted])
+    assert [path.name for path in (core.settings.data_dir / "workspaces").iterdir()] == [running]

@@ -68,9 +68,7 @@ class Server:
 class PlayedWorker:
     """Emits events and log lines as a worker does: shown at once, stored in chunks, over several attempts."""
 
-    def __init__(
-        self, jobs: JobService, bus: Bus, storage: Storage, *, worker_id: str, job_id: str, rng: random.Random
-    ):
+    def __init__(self, jobs: JobService, bus: Bus, storage: Storage, *, ids: tuple[str, str], rng: random.Random):
         self._jobs, self._bus, self._storage, self._rng = jobs, bus, storage, rng
         self._worker_id, self._job_id = ids
         self.attempt = 0
