@@ -30,8 +30,7 @@ class Settings(BaseSettings):
     storage_url: str = ""
     """Where files and artifacts lie: a folder or a URL such as `s3://bucket/prefix`. Empty: in the data folder."""
     storage_options: SecretStr = SecretStr("")
-    """JSON object with arguments of the URL's fsspec file system, such as `{"endpoint_url": "https://…", "key": "…",
-    "secret": "…"}`. Empty: what the environment says, for S3 `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` and their kind."""
+    """Arguments of the URL's fsspec file system, a JSON object. Empty: S3 reads `AWS_ENDPOINT_URL` and its kind."""
     keep_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     """Days from a job's end until it is removed with its events, logs and artifacts. None: kept for ever."""
     keep_files_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
