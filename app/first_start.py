@@ -31,7 +31,7 @@ def prepare_data_folder(settings: Settings, *, num_workers: int) -> EmbeddedStat
 
     upgrade(settings.database_url)
     sessions = SessionFactory(build_engine(settings.database_url))
-    jobs = JobService(sessions, settings=settings, storage=Storage(settings.storage_url))
+    jobs = JobService(sessions, settings=settings, storage=Storage.of(settings))
     worker_ids = _name_workers(settings.data_dir / "worker_ids", num_workers)
     dead = {*worker_ids, *_find_local_workers(settings, sessions)}
     for worker_id in sorted(dead):

@@ -5,13 +5,13 @@ import secrets
 import time
 from typing import Literal
 
-IdPrefix = Literal["job", "file", "wrk", "key", "art", "preview", "sec", "webhook", "msg"]
+IdPrefix = Literal["job", "file", "wrk", "key", "art", "preview", "sec", "rem", "webhook", "msg"]
 
 # Crockford's base 32, lower case: its order as text is its order as a number.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _NUM_CHARS = 26
 _NUM_RANDOM_BITS = 66
-_ID_PATTERN = re.compile(rf"(job|file|wrk|key|art|preview|sec|webhook|msg)-[{_ALPHABET}]{{{_NUM_CHARS}}}")
+_ID_PATTERN = re.compile(rf"(job|file|wrk|key|art|preview|sec|rem|webhook|msg)-[{_ALPHABET}]{{{_NUM_CHARS}}}")
 
 
 def new_id(prefix: IdPrefix) -> str:

@@ -129,6 +129,7 @@ async def _run_services(app: FastAPI) -> AsyncIterator[None]:
     stop = threading.Event()
     chores = [services.previews.reconcile, page.note_tick]
     reconciler = Reconciler(services.jobs, settings.reconcile_interval_seconds, chores=chores)
+    threading.Thread(target=services.retention.run, args=(stop,), name="retention", daemon=True).start()
     thread = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
     thread.start()
     services.webhook_sender.start()

@@ -8,10 +8,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from app.http_protocol import BoundedHttpProtocol
 from app.log_setup import configure_logging
 from app.main import create_app
 from app.settings import Settings
+from app.stalled_clients import build_connection_class
 from app.telemetry import add_trace_ids, name_service
 
 GRACEFUL_SECONDS = 6
@@ -56,7 +56,7 @@ def run_server(settings: Settings, *, listener: socket.socket | None = None) -> 
         host=settings.host,
         port=settings.port,
         # httptools parses in C; h11 cost a third of the rate.
-        http=BoundedHttpProtocol,
+        http=build_connection_class(settings.stall_seconds, on_stalled=app.state.instruments.stalled_clients.inc),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -2,6 +2,7 @@
 
 import hashlib
 import ipaddress
+import json
 import os
 import re
 import tempfile
@@ -31,6 +32,18 @@ class Settings(BaseSettings):
     """Redis or Valkey: `redis://…`, `rediss://…` or `unix:///path`. Empty: the embedded Valkey's socket."""
     storage_url: str = ""
     """Where files and artifacts lie: a folder or a URL such as `s3://bucket/prefix`. Empty: in the data folder."""
+    storage_options: SecretStr = SecretStr("")
+    """Arguments of the URL's fsspec file system, a JSON object. Empty: S3 reads `AWS_ENDPOINT_URL` and its kind."""
+    keep_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    """Days from a job's end until it is removed with its events, logs and artifacts. None: kept for ever."""
+    keep_files_days: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    """Days from an upload until it is removed, if no kept job refers to it. None: kept for ever."""
+    max_streams_per_owner: Annotated[int, Field(ge=1)] = 200
+    """Event streams that one owner may have open on one API process."""
+    stream_lifetime_seconds: Seconds = 600.0
+    """A stream is ended after about this long; its client goes on where it was."""
+    stall_seconds: Seconds = 30.0
+    """A client that takes nothing of its answer for this long is cut off."""
     model_root: Path | None = None
     """Folder of local models, named over HTTP as `local:<name>`. None: local models are refused."""
     config_root: Path | None = None
@@ -112,6 +125,18 @@ class Settings(BaseSettings):
     @classmethod
     def _split_numbers(cls, value: object) -> object:
         return tuple(int(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("storage_options")
+    @classmethod
+    def _check_options(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            try:
+                is_object = isinstance(json.loads(value.get_secret_value()), dict)
+            except ValueError:
+                is_object = False
+            if not is_object:
+                raise ValueError('storage_options must be one JSON object, such as {"endpoint_url": "https://…"}')
+        return value
 
     @model_validator(mode="after")
     def _derive(self) -> "Settings":

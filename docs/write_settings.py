@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from app.settings import Settings
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -19,7 +21,7 @@ def render() -> str:
     """The page as Markdown."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "(empty)" if name in ("secret_key", "previous_secret_keys") else repr(field.default)
+        default = "(empty)" if isinstance(field.default, SecretStr) else repr(field.default)
         rows.append(f"| `FINESMITH_{name.upper()}` | `{_show(default)}` | {field.description} |")
     return HEAD + "\n".join(rows) + "\n"
 

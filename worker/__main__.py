@@ -16,14 +16,17 @@ from celery import signals
 from app.db.session import SessionFactory, build_engine
 from app.ids import new_id
 from app.jobs.catalogue import built_in_catalogue
+from app.jobs.service import JobService
 from app.jobs.workers import GpuInfo, WorkerInfo, WorkerService
 from app.log_setup import configure_logging
 from app.previews.service import PreviewService
 from app.settings import Settings
+from app.storage import Storage
 from app.telemetry import add_trace_ids
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from worker.catalogue import load_catalogue
 from worker.celery_app import build_celery_app
+from worker.cleaning import CleaningThread
 from worker.drain import DrainFlag
 from worker.gpus import find_gpus, read_gpus
 from worker.json_lines import take_over_celery_logging
@@ -88,6 +91,7 @@ def run_worker(settings: Settings, *, host: Host) -> int:
         read_gpus=partial(read_gpus, [gpu.index for gpu in gpus]),
     )
     previews = _build_preview_thread(settings, host)
+    cleaning = _build_cleaning_thread(settings)
     celery = build_celery_app(settings.redis_url, worker_id=host.worker_id)
     register_tasks(celery, settings=settings, host=host)
 
@@ -95,11 +99,13 @@ def run_worker(settings: Settings, *, host: Host) -> int:
         # The pool's processes are forked by now: a thread that holds a lock at a fork would leave it locked there.
         presence.start()
         previews.start()
+        cleaning.start()
 
     def drain(**_: object) -> None:
         # First the service, or it would send the jobs that are handed back to this same worker; but not for long.
         presence.leave(on_left=host.drain.set)
         previews.stop()
+        cleaning.stop()
         timer = threading.Timer(_LEAVE_SECONDS, host.drain.set)
         timer.daemon = True
         timer.start()
@@ -131,6 +137,12 @@ def _build_preview_thread(settings: Settings, host: Host) -> PreviewThread:
         worker_id=host.worker_id,
         renderer=PreviewRenderer(settings, start_folder=host.start_folder, entry=host.preview_entry),
     )
+
+
+def _build_cleaning_thread(settings: Settings) -> CleaningThread:
+    sessions = SessionFactory(build_engine(settings.database_url, pool_size=1))
+    jobs = JobService(sessions, settings=settings, storage=Storage.of(settings))
+    return CleaningThread(settings, find_unfinished=jobs.find_unfinished)
 
 
 def _read_version() -> str:

@@ -13,12 +13,12 @@ from typing import Any
 from app.jobs.views import FileRef, JobError
 from app.previews.views import PreviewClaim
 from app.settings import Settings
-from app.storage import CHUNK_BYTES, Storage
+from app.storage import CHUNK_BYTES, DamagedContent, Storage, Written
 from trainer_core.errors import StepInputError, TrainerError
 from trainer_core.redaction import Redactor
 from worker.environment import build_pipeline_environment
 from worker.preview_process import PREVIEW_ENTRY, PreviewProcess
-from worker.staging import find_public_names, hash_file, resolve_local_names
+from worker.staging import InputDamagedError, find_public_names, resolve_local_names
 
 logger = logging.getLogger(__name__)
 
@@ -104,17 +104,17 @@ class PreviewRenderer:
         if file.num_bytes > MAX_ROWS_BYTES:
             return self._bring_first_rows(file, path)
         try:
-            self._open_storage().fetch_file(file.storage_key, path)
+            self._open_storage().fetch_file(file.storage_key, path, expected=Written(file.num_bytes, file.sha256))
         except FileNotFoundError as error:
             raise _gone(file) from error
-        if hash_file(path) != file.sha256:
-            raise StepInputError(f"file: {file.id} is damaged in storage: its sha256 differs", param="file")
+        except DamagedContent as error:
+            raise InputDamagedError(f"file: {file.id} is damaged in storage; upload it again", param="file") from error
         return True
 
     def _open_storage(self) -> Storage:
         """At first use: its connections must not cross the forks of the pool's processes."""
         if self._storage is None:
-            self._storage = Storage(self._settings.storage_url)
+            self._storage = Storage.of(self._settings)
         return self._storage
 
     def _bring_first_rows(self, file: FileRef, path: Path) -> bool:

@@ -31,7 +31,7 @@ class Services:
     def build(cls, settings: Settings) -> Self:
         """Builds all of them; connects to nothing yet."""
         sessions = SessionFactory(build_engine(settings.database_url, pool_size=_POOL_SIZE))
-        storage = Storage(settings.storage_url)
+        storage = Storage.of(settings)
         bus = Bus(settings.redis_url)
         queue = WakeupQueue(settings.redis_url)
         jobs = JobService(sessions, settings=settings, storage=storage, queue=queue, bus=bus)

@@ -1,6 +1,5 @@
 """Brings into a workspace what a job was given and what earlier attempts at it finished, perhaps on another host."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from app.jobs.views import ArtifactView, Claim, FileRef
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import DamagedContent, Storage, Written
 from trainer_core.config import SECRET_FIELDS
 from trainer_core.enums import Step
 from trainer_core.errors import StepInputError
@@ -20,7 +19,14 @@ from worker.tracing import traced
 logger = logging.getLogger(__name__)
 
 _LOCAL_PREFIX = "local:"
-_READ_BYTES = 1 << 20
+_NUM_TRIES = 2
+"""A copy that is damaged is fetched once more: it may have been the way, not the file."""
+
+
+class InputDamagedError(StepInputError):
+    """An input is not what was uploaded or published; repeating the attempt would find the same."""
+
+    code = "artifact_damaged"
 
 
 class InputStager:
@@ -107,13 +113,22 @@ class InputStager:
         self._check()
         if path.is_file() and path.stat().st_size == num_bytes:
             return
+        fetch_verified(self._storage, key, path, expected=Written(num_bytes, sha256))
+
+
+def fetch_verified(storage: Storage, key: str, path: Path, *, expected: Written) -> None:
+    """Fetches an input. Raises StepInputError when it is gone, InputDamagedError, OSError."""
+    for tried in range(1, _NUM_TRIES + 1):
         try:
-            self._storage.fetch_file(key, path)
+            storage.fetch_file(key, path, expected=expected)
+            return
         except FileNotFoundError as error:
             raise StepInputError(f"the input {path.name} is no longer in storage") from error
-        if hash_file(path) != sha256:
-            path.unlink()
-            raise StepInputError(f"the input {path.name} is damaged in storage: its sha256 differs")
+        except DamagedContent as error:
+            logger.warning("fetched %d times: %s", tried, error)
+            if tried == _NUM_TRIES:
+                message = f"the input {path.name} is damaged in storage ({error}); upload or make it again"
+                raise InputDamagedError(message) from error
 
 
 def resolve_local_names(config: Mapping[str, JsonValue], settings: Settings) -> dict[str, JsonValue]:
@@ -139,15 +154,6 @@ def find_public_names(config: Mapping[str, JsonValue], *, given: Mapping[str, Js
         for field, value in given.items()
         if field in config and isinstance(value, str) and value.startswith(_LOCAL_PREFIX)
     }
-
-
-def hash_file(path: Path) -> str:
-    """Returns the sha256 of a file's content in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _resolve_local_name(value: str, *, root: Path | None, field: str) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.jobs.commands import Outcome
+from app.jobs.commands import NewEvent, Outcome
 from app.jobs.errors import LeaseLost
 from app.jobs.views import Claim
 from app.states import FINAL_STATUSES, JobStatus
@@ -136,12 +136,20 @@ class Supervisor:
             settings=services.settings,
             check=self._raise_if_stopped,
         ).stage()
-        AttemptRestorer(spec, workspace=workspace, storage=services.storage, check=self._raise_if_stopped).restore()
+        AttemptRestorer(
+            spec,
+            workspace=workspace,
+            storage=services.storage,
+            check=self._raise_if_stopped,
+            warn=self._warn,
+        ).restore()
         attempt = workspace.attempt(claim.attempt)
         attempt.job.write_text(spec.to_json())
         self._reserve.fill()
 
-        publisher = Publisher(workspace, services=services, job_id=claim.job_id, attempt=claim.attempt)
+        publisher = Publisher(
+            workspace, services=services, job_id=claim.job_id, owner=claim.owner, attempt=claim.attempt
+        )
         publishing = PublisherThread(publisher, workspace=workspace, keeper=self._keeper)
         events = EventPump(
             attempt.events,
@@ -204,6 +212,12 @@ class Supervisor:
                 process.ask_to_stop()
             if self._watch.is_kill_due():
                 return process.kill()
+
+    def _warn(self, message: str) -> None:
+        logger.warning("%s: %s", self._claim.job_id, message)
+        event = NewEvent("warning", message=message, level="warning")
+        with self._services.recording:
+            self._services.jobs.record_events(self._claim.job_id, self._claim.attempt, [event])
 
     def _raise_if_stopped(self) -> None:
         self._keeper.raise_if_lost()

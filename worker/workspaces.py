@@ -36,6 +36,19 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def list_idle_workspaces(settings: Settings, *, idle_seconds: float) -> list[Workspace]:
+    """Workspaces in which no attempt has begun for so long."""
+    found = []
+    for folder in (settings.data_dir / _FOLDER).glob("job-*"):
+        try:
+            begun_at = max(folder.stat().st_mtime, (folder / "attempts").stat().st_mtime)
+        except OSError:
+            continue
+        if time.time() - begun_at >= idle_seconds:
+            found.append(Workspace(folder))
+    return found
+
+
 def remove_leftovers(settings: Settings) -> None:
     """Removes what a killed worker had set aside and not removed."""
     for folder in (settings.data_dir / _FOLDER).glob(f"{_REMOVED_PREFIX}*"):

@@ -9,9 +9,11 @@ from starlette.responses import Response
 
 from app.api import examples, schemas
 from app.api.deps import JobId, PrincipalDep, ServicesDep
+from app.api.downloads import send_content
 from app.api.feeds import EventFeed, LogFeed, Place, parse_event_place, parse_log_place
+from app.api.log_text import LogText
 from app.api.rendering import json_response, render_event, render_list, render_log_line
-from app.api.responses import error_responses, stream_of
+from app.api.responses import error_responses, log_of, stream_of
 from app.api.services import Services
 from app.api.streams import EventStream, JobFollowing, JobStream
 from app.jobs.views import LogCursor
@@ -24,7 +26,12 @@ _STREAMING = """
 
 With `Accept: text/event-stream` it answers server-sent events instead: first what lies behind `Last-Event-ID` (or
 `after`), then what happens, with a comment at least every 15 seconds; `event: end` says that the job is over. A stream
-that ends without it was cut off: connect again with the last id."""
+that ends without it was cut off, as every one is after some minutes: connect again with the last id."""
+
+_TEXT = """
+
+With `Accept: text/plain` it answers all that is stored of the output as text, attempt after attempt. It takes `Range`,
+so that a growing log can be read on from where one was; once the job is over, also `If-None-Match`."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Reading:
     after: str | None
     limit: int
     wants_stream: bool
+    wants_text: bool
 
 
 async def read_reading(
@@ -49,8 +57,10 @@ async def read_reading(
     ] = None,
 ) -> Reading:
     """The query of all three calls."""
-    wants_stream = "text/event-stream" in request.headers.get("accept", "")
-    return Reading((last_event_id if wants_stream else None) or after, limit, wants_stream)
+    accepted = request.headers.get("accept", "")
+    wants_stream, wants_text = "text/event-stream" in accepted, "text/plain" in accepted
+    place = (last_event_id if wants_stream else None) or after
+    return Reading(place, limit, wants_stream, wants_text=wants_text and "application/json" not in accepted)
 
 
 ReadingDep = Annotated[Reading, Depends(read_reading)]
@@ -63,7 +73,7 @@ ReadingDep = Annotated[Reading, Depends(read_reading)]
     response_model=schemas.ListOf[schemas.Event],
     responses={
         **stream_of(examples.EVENT, event="metrics", event_id="7", description="The events, or a stream of them."),
-        **error_responses(404, 422, 503),
+        **error_responses(404, 422, 429, 503),
     },
 )
 async def list_job_events(
@@ -85,7 +95,7 @@ async def list_job_events(
     response_model=schemas.ListOf[schemas.Event],
     responses={
         **stream_of(examples.EVENT, event="metrics", event_id="7", description="The metrics, or a stream of them."),
-        **error_responses(404, 422, 503),
+        **error_responses(404, 422, 429, 503),
     },
 )
 async def list_job_metrics(
@@ -103,24 +113,31 @@ async def list_job_metrics(
 
 @router.get(
     "/v1/jobs/{job_id}/logs",
-    summary="List or follow a job's log",
+    summary="List, follow or download a job's log",
     description="Answers what the job's steps printed, after the line with the id `after`; secrets are blotted out."
-    + _STREAMING,
+    + _STREAMING
+    + _TEXT,
     response_model=schemas.ListOf[schemas.LogLine],
     responses={
-        **stream_of(examples.LOG_LINE, event="log", event_id="1-42", description="The lines, or a stream of them."),
-        **error_responses(404, 422, 503),
+        **log_of(examples.LOG_LINE, event="log", event_id="1-42", description="The lines, a stream or a text of them."),
+        **error_responses(404, 416, 422, 429, 503),
     },
 )
 async def list_job_logs(
     request: Request, job_id: JobId, services: ServicesDep, principal: PrincipalDep, reading: ReadingDep
 ) -> Response:
-    """Lines out of storage, then live."""
+    """Lines out of storage, then live; or all of them as text."""
     place = parse_log_place(reading.after)
     if reading.wants_stream:
         feed = LogFeed(services.jobs, principal.owner, job_id)
         return await _open_stream(request, JobFollowing(principal.owner, job_id, feed, place))
+    if reading.wants_text:
+        return await run_in_threadpool(_send_log, request, services, principal.owner, job_id)
     return await run_in_threadpool(_list_logs, services, principal.owner, job_id, place=place, limit=reading.limit)
+
+
+def _send_log(request: Request, services: Services, owner: str, job_id: str) -> Response:
+    return send_content(request, services.storage, LogText(job_id, services.jobs.find_log(owner, job_id)))
 
 
 def _list_events(
@@ -141,4 +158,5 @@ async def _open_stream(request: Request, following: JobFollowing) -> Response:
     services: Services = request.app.state.services
     await run_in_threadpool(services.jobs.get, following.owner, following.job_id)
     frames = JobStream(services.live, services.jobs, following).frames()
-    return EventStream(frames, instruments=request.app.state.instruments)
+    instruments = request.app.state.instruments
+    return EventStream(frames, hub=services.live, owner=following.owner, instruments=instruments)

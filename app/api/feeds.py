@@ -58,6 +58,10 @@ class Feed(Protocol):
         """True if nothing can lie between the two."""
         ...
 
+    def begins_attempt(self, place: Place, item: Item) -> bool:
+        """True if only the end of an earlier attempt can lie between the two, which is stored by now."""
+        ...
+
     def is_behind(self, place: Place, item: Item) -> bool:
         """True if `item` lies behind `place`, so that it has not been sent."""
         ...
@@ -84,6 +88,10 @@ class EventFeed:
     def follows(self, place: Place, item: Item) -> bool:
         """Numbers have no holes."""
         return item.number == place.number + 1
+
+    def begins_attempt(self, place: Place, item: Item) -> bool:
+        """Numbers go on over all attempts."""
+        return False
 
     def is_behind(self, place: Place, item: Item) -> bool:
         """Whatever the attempt."""
@@ -117,9 +125,12 @@ class LogFeed:
         return [self._build_item(LogLine(attempt, first + offset, text)) for offset, text in enumerate(texts)]
 
     def follows(self, place: Place, item: Item) -> bool:
-        """The next line, or the first one of a later attempt."""
-        if item.attempt == place.attempt:
-            return item.number == place.number + 1
+        """The next line of the same attempt, or the very first."""
+        place = Place(1, 0) if place.attempt == 0 else place
+        return item.attempt == place.attempt and item.number == place.number + 1
+
+    def begins_attempt(self, place: Place, item: Item) -> bool:
+        """A later attempt is claimed only after the earlier one has stored its last line, or cannot any more."""
         return item.attempt > place.attempt and item.number == 1
 
     def is_behind(self, place: Place, item: Item) -> bool:

@@ -1,16 +1,16 @@
 """Hands what Redis says about jobs to the open streams of this process: one reader for all, nothing unbounded."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
 from redis.exceptions import RedisError
 
 from app.bus import AsyncBus, StreamEntry
-from app.errors import Unavailable
+from app.errors import ApiError, Unavailable
 
 NUM_QUEUED_ENTRIES = 256
 """A stream that is further behind drops its queue and reads on from the database."""
@@ -23,6 +23,9 @@ PING_TIMEOUT_SECONDS = 1.0
 POLL_SECONDS = 5.0
 """How often a stream looks into the database although Redis is up: a publisher may have failed unseen."""
 POLL_WITHOUT_REDIS_SECONDS = 1.0
+RETRY_AFTER_SECONDS = 5
+NEW_ENTRIES = "$"
+"""A position that is not known yet: what is added from now on."""
 
 log = structlog.get_logger("finesmith.live")
 
@@ -41,10 +44,15 @@ class Subscription:
     def offer(self, entry: StreamEntry) -> None:
         """Queues an entry, or drops everything when the queue is full."""
         if len(self.entries) >= NUM_QUEUED_ENTRIES:
-            self.entries.clear()
-            self.is_lagging = True
+            self.lose()
         if not self.is_lagging:
             self.entries.append(entry)
+        self.wake.set()
+
+    def lose(self) -> None:
+        """Drops what is queued: the stream reads on from the database."""
+        self.entries.clear()
+        self.is_lagging = True
         self.wake.set()
 
     def take(self) -> list[StreamEntry]:
@@ -59,11 +67,17 @@ class Subscription:
 class LiveHub:
     """One a process. Runs a task from the first subscription to `close`."""
 
-    def __init__(self, bus: AsyncBus) -> None:
+    def __init__(
+        self, bus: AsyncBus, *, max_streams_per_owner: int = 200, stream_lifetime_seconds: float = 600.0
+    ) -> None:
         self.bus = bus
+        self.stream_lifetime_seconds = stream_lifetime_seconds
+        self._max_streams_per_owner = max_streams_per_owner
+        self._num_streams_of: Counter[str] = Counter()
         self.is_connected = False
         self.is_stopping = False
         self._subscriptions: set[Subscription] = set()
+        self._watchers: dict[str, set[Subscription]] = {}
         self._positions: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -73,6 +87,23 @@ class LiveHub:
         """How long a stream may trust that nothing happened."""
         return POLL_SECONDS if self.is_connected else POLL_WITHOUT_REDIS_SECONDS
 
+    @contextmanager
+    def admit_stream(self, owner: str) -> Iterator[None]:
+        """Counts a stream of this owner while it is open. Raises ApiError (429) or Unavailable before it begins."""
+        if self._num_streams_of[owner] >= self._max_streams_per_owner:
+            message = f"{self._max_streams_per_owner} of your event streams are open on this server; close some."
+            headers = {"retry-after": str(RETRY_AFTER_SECONDS)}
+            raise ApiError(message, status=429, code="too_many_streams", headers=headers)
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise Unavailable("Too many event streams are open on this server.", code="too_many_streams")
+        self._num_streams_of[owner] += 1
+        try:
+            yield
+        finally:
+            self._num_streams_of[owner] -= 1
+            if not self._num_streams_of[owner]:
+                del self._num_streams_of[owner]
+
     @asynccontextmanager
     async def subscribe(self, streams: Iterable[str]) -> AsyncIterator[Subscription]:
         """Entries that are added from now on. Raises Unavailable when too many streams are open."""
@@ -80,14 +111,18 @@ class LiveHub:
             raise Unavailable("Too many event streams are open on this server.", code="too_many_streams")
         subscription = Subscription(frozenset(streams))
         self._subscriptions.add(subscription)
+        for stream in subscription.streams:
+            self._watchers.setdefault(stream, set()).add(subscription)
         try:
             await self._watch(subscription.streams)
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
-            watched = {stream for other in self._subscriptions for stream in other.streams}
-            for stream in subscription.streams - watched:
-                self._positions.pop(stream, None)
+            for stream in subscription.streams:
+                self._watchers[stream].discard(subscription)
+                if not self._watchers[stream]:
+                    del self._watchers[stream]
+                    self._positions.pop(stream, None)
 
     async def is_answering(self) -> bool:
         """Asks Redis; False when it says nothing within a second."""
@@ -125,12 +160,15 @@ class LiveHub:
         for stream in streams:
             if stream in self._positions:
                 continue
-            try:
-                async with asyncio.timeout(READ_TIMEOUT_SECONDS):
-                    position = await self.bus.find_last_id(stream)
-                self.is_connected = True
-            except (RedisError, OSError, TimeoutError):
-                position, self.is_connected = "$", False
+            position = NEW_ENTRIES
+            # Whether a Redis that was lost is back finds the reader out; a stream must not wait for it meanwhile.
+            if self.is_connected or self._task is None:
+                try:
+                    async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                        position = await self.bus.find_last_id(stream)
+                    self.is_connected = True
+                except (RedisError, OSError, TimeoutError):
+                    self.is_connected = False
             self._positions.setdefault(stream, position)
         self._changed.set()
         if self._task is None:
@@ -152,6 +190,14 @@ class LiveHub:
 
     async def _read_until_change(self) -> list[StreamEntry]:
         """One blocking read over all streams, cut short when a new one is to be watched."""
+        for stream in [name for name, position in self._positions.items() if position == NEW_ENTRIES]:
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                last_id = await self.bus.find_last_id(stream)
+            if stream in self._positions:
+                self._positions[stream] = last_id
+                # Between its last look into the database and now it may have missed something.
+                for subscription in self._watchers.get(stream, ()):
+                    subscription.lose()
         positions = dict(self._positions)
         if not positions:
             return []
@@ -174,9 +220,8 @@ class LiveHub:
         for entry in entries:
             if entry.stream in self._positions:
                 self._positions[entry.stream] = entry.id
-            for subscription in self._subscriptions:
-                if entry.stream in subscription.streams:
-                    subscription.offer(entry)
+            for subscription in self._watchers.get(entry.stream, ()):
+                subscription.offer(entry)
 
     def _wake_all(self) -> None:
         for subscription in self._subscriptions:

@@ -94,6 +94,16 @@ def stream_of(example: dict[str, Any], *, event_id: str, event: str, description
     return {200: {"description": description, "content": content}}
 
 
+def log_of(example: dict[str, Any], *, event_id: str, event: str, description: str) -> Responses:
+    """As `stream_of`, and with `Accept: text/plain` a text that takes ranges."""
+    answers = stream_of(example, event_id=event_id, event=event, description=description)
+    text = {"text/plain": {"schema": {"type": "string"}, "example": f"{example['text']}\n"}}
+    answers[200]["content"] |= text
+    answers[206] = {"description": "The range of the text that was asked for.", "content": text}
+    answers[304] = {"description": "The client has the text already (`If-None-Match`)."}
+    return answers
+
+
 def _describe_error(status: int) -> dict[str, Any]:
     description, code, message, param = _ERRORS[status]
     problem = {"message": message, "param": param, "code": code}

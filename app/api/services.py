@@ -17,6 +17,7 @@ from app.monitoring.service import MonitoringService
 from app.previews.service import PreviewService
 from app.projects.service import ProjectService
 from app.queue import WakeupQueue
+from app.retention.service import RetentionService
 from app.secrets.service import SecretService
 from app.settings import Settings
 from app.storage import Storage
@@ -47,6 +48,7 @@ class Services:
     webhooks: WebhookService
     webhook_sender: WebhookSender
     monitoring: MonitoringService
+    retention: RetentionService
     live: LiveHub
     queue: WakeupQueue
     bus: Bus
@@ -63,7 +65,7 @@ def build_services(settings: Settings) -> Services:
     """Connects nothing yet: engine, bus and queue connect at first use."""
     engine = build_engine(settings.database_url)
     sessions = SessionFactory(engine)
-    storage = Storage(settings.storage_url)
+    storage = Storage.of(settings)
     queue, bus = WakeupQueue(settings.redis_url), Bus(settings.redis_url)
     workers = WorkerService(sessions, live_seconds=settings.lease_seconds)
     jobs = JobService(sessions, settings=settings, storage=storage, queue=queue, bus=bus)
@@ -81,7 +83,12 @@ def build_services(settings: Settings) -> Services:
         webhooks=WebhookService(sessions, settings),
         webhook_sender=_build_webhook_sender(sessions, settings),
         monitoring=MonitoringService(sessions, workers),
-        live=LiveHub(AsyncBus(settings.redis_url)),
+        retention=RetentionService(sessions, storage=storage, settings=settings),
+        live=LiveHub(
+            AsyncBus(settings.redis_url),
+            max_streams_per_owner=settings.max_streams_per_owner,
+            stream_lifetime_seconds=settings.stream_lifetime_seconds,
+        ),
         queue=queue,
         bus=bus,
         group_commit=GroupCommit(sessions) if engine.dialect.name == "sqlite" else None,

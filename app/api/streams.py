@@ -2,20 +2,24 @@
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
 
+import structlog
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from app.api.feeds import Feed, Item, Place
 from app.api.instruments import Instruments
 from app.api.live import LiveHub, Subscription
 from app.bus import StreamEntry, event_stream
+from app.errors import ApiError, build_error_response
 from app.jobs.errors import JobNotFound
 from app.jobs.service import JobService
 from app.states import FINAL_STATUSES
@@ -27,16 +31,33 @@ MAX_GAP_SECONDS = 15.0
 FINAL_EVENTS = frozenset(f"job.{status}" for status in FINAL_STATUSES)
 
 
+log = structlog.get_logger("finesmith.streams")
+
+
 class EventStream(StreamingResponse):
     """The response: counts itself, and closes its generator also when the client left in the middle of a frame."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], *, instruments: Instruments) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[bytes, None], *, hub: LiveHub, owner: str, instruments: Instruments
+    ) -> None:
         # x-accel-buffering: nginx would hold events back.
         super().__init__(frames, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._frames = frames
+        self._hub = hub
+        self._owner = owner
         self._instruments = instruments
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers an error instead when the owner, or everybody, has too many streams open."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._hub.admit_stream(self._owner))
+            except ApiError as error:
+                await build_error_response(error)(scope, receive, send)
+                return
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         """As the base class does it, with a sure end."""
@@ -66,24 +87,38 @@ class JobStream:
         self._owner, self._job_id, self._place = following.owner, following.job_id, following.place
         self._gap_since: float | None = None
         self._sent_at = time.monotonic()
+        # Streams that were opened together, after a restart, should not all come back together.
+        self._ends_at = self._sent_at + hub.stream_lifetime_seconds * random.uniform(0.8, 1.0)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        """Yields encoded frames; ends with `event: end` after the job's end, without it when the server stops."""
+        """Yields encoded frames; ends with `event: end` after the job's end. Without it the client is to come back:
+        the server stops, the stream's lifetime is over, or database or storage do not answer."""
         yield format_sse_event(retry=RECONNECT_MS)
+        try:
+            async for frame in self._walk():
+                yield frame
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("stream.cut", job_id=self._job_id, error=f"{type(error).__name__}: {error}")
+
+    async def _walk(self) -> AsyncIterator[bytes]:
         async for frame in self._send_stored():
             yield frame
         # Both streams: that the job is over stands among its events, also for those who follow its log.
         async with self._hub.subscribe({event_stream(self._job_id), self._feed.stream}) as subscription:
-            while not self._hub.is_stopping:
+            while not self._is_over():
                 status = await self._get_status()
                 is_final = status is None or status in FINAL_STATUSES
                 async for frame in self._catch_up(is_final=is_final):
                     yield frame
-                if is_final:
+                if is_final and not self._is_over():
                     yield format_sse_event(event="end", data_str=json.dumps({"status": status or "deleted"}))
                     return
                 async for frame in self._follow(subscription):
                     yield frame
+        yield format_sse_event(retry=random.randint(RECONNECT_MS // 4, RECONNECT_MS))
+
+    def _is_over(self) -> bool:
+        return self._hub.is_stopping or time.monotonic() >= self._ends_at
 
     async def _get_status(self) -> str | None:
         try:
@@ -93,12 +128,14 @@ class JobStream:
         return job.status
 
     async def _send_stored(self) -> AsyncIterator[bytes]:
-        while not self._hub.is_stopping:
+        while not self._is_over():
             try:
                 items = await run_in_threadpool(self._feed.read_stored, self._place)
             except JobNotFound:
                 return
             for item in items:
+                if self._lies_behind_hole(item):
+                    yield self._tell_gap(item)
                 yield self._send(item)
             if not items:
                 return
@@ -118,20 +155,22 @@ class JobStream:
 
     async def _send_following(self, items: list[Item], *, is_final: bool) -> AsyncIterator[bytes]:
         for item in items:
+            if self._feed.is_behind(self._place, item) and self._feed.begins_attempt(self._place, item):
+                async for frame in self._send_stored():
+                    yield frame
             if not self._feed.is_behind(self._place, item):
                 continue
-            if not self._feed.follows(self._place, item):
+            if self._lies_behind_hole(item):
                 if not (is_final or self._gap_is_old()):
                     return
-                data = json.dumps({"after": f"{self._place.attempt}-{self._place.number}", "before": item.id})
-                yield format_sse_event(event="gap", data_str=data)
+                yield self._tell_gap(item)
             yield self._send(item)
 
     async def _follow(self, subscription: Subscription) -> AsyncIterator[bytes]:
         """Sends what comes until something has to be looked up: a hole, an end, or a long silence."""
         started = time.monotonic()
-        while not self._hub.is_stopping and (left := started + self._poll_seconds() - time.monotonic()) > 0:
-            await wait_for_entries(subscription, min(left, PING_SECONDS))
+        while not self._is_over() and (left := started + self._poll_seconds() - time.monotonic()) > 0:
+            await wait_for_entries(subscription, min(left, PING_SECONDS, max(0.0, self._ends_at - time.monotonic())))
             was_lagging, entries = subscription.is_lagging, subscription.take()
             if was_lagging:
                 return
@@ -146,6 +185,13 @@ class JobStream:
             if time.monotonic() - self._sent_at >= PING_SECONDS:
                 self._sent_at = time.monotonic()
                 yield KEEPALIVE_COMMENT
+
+    def _lies_behind_hole(self, item: Item) -> bool:
+        return not (self._feed.follows(self._place, item) or self._feed.begins_attempt(self._place, item))
+
+    def _tell_gap(self, item: Item) -> bytes:
+        data = json.dumps({"after": f"{self._place.attempt}-{self._place.number}", "before": item.id})
+        return format_sse_event(event="gap", data_str=data)
 
     def _find_new(self, entry: StreamEntry) -> Iterator[Item]:
         if entry.stream == self._feed.stream:

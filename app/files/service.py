@@ -1,6 +1,7 @@
 """Uploaded data sets: stored while they are checked, and kept while a job needs them."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import PurePath
 from typing import BinaryIO
 
@@ -12,13 +13,16 @@ from app.files.jsonl import JsonLinesCheck
 from app.files.views import FileView
 from app.ids import new_id
 from app.jobs.errors import FileInUse, FileNotFound, IdempotencyConflict, InvalidSubmission, Problem
+from app.jobs.removals import Removal, postpone_removal, schedule_removal, withdraw_removal
 from app.jobs.repository import find_unfinished_user_of_file
 from app.jobs.storable import make_text_storable
 from app.jobs.views import Page
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, StorageUnavailable
 
 PURPOSES = ("fine-tune",)
+UPLOAD_SECONDS = 24 * 3600.0
+"""The longest that an upload may take: what it has written by then is removed."""
 _MAX_FILENAME_CHARS = 255
 
 
@@ -52,31 +56,35 @@ class FileService:
         file_id = new_id("file")
         key = f"files/{file_id}"
         check = JsonLinesCheck()
-        written = self._storage.write(
-            key, self._pass_valid(chunks, check, self._max_bytes if max_bytes is None else max_bytes)
-        )
-        file = FileView(
-            id=file_id,
-            filename=_clean_filename(filename),
-            purpose=purpose,
-            num_bytes=written.num_bytes,
-            num_samples=check.num_samples,
-            sha256=written.sha256,
-            storage_key=key,
-            created_at=0.0,
-        )
-        row_keys = tuple(make_text_storable(name) for name in check.first_row_keys)
+        # Committed before the first byte is written: whatever dies from here on leaves nothing behind for long.
+        with transaction(self._sessions) as connection:
+            removal = schedule_removal(connection, key, after_seconds=UPLOAD_SECONDS)
         try:
+            most = self._max_bytes if max_bytes is None else max_bytes
+            written = self._storage.write(key, self._pass_valid(chunks, check, most))
+            file = FileView(
+                id=file_id,
+                filename=_clean_filename(filename),
+                purpose=purpose,
+                num_bytes=written.num_bytes,
+                num_samples=check.num_samples,
+                sha256=written.sha256,
+                storage_key=key,
+                created_at=0.0,
+            )
+            row_keys = tuple(make_text_storable(name) for name in check.first_row_keys)
             with transaction(self._sessions) as connection:
                 stored = repository.insert_file(
                     connection, file, owner=owner, row_keys=row_keys, idempotency_key=idempotency_key
                 )
+                if stored is not None and not withdraw_removal(connection, removal):
+                    raise StorageUnavailable(TimeoutError("the upload took too long: its bytes are removed"))
                 known = stored or _find_earlier(connection, file, owner=owner, idempotency_key=idempotency_key)
-        except BaseException:
-            self._storage.delete(key)
+        except (InvalidSubmission, IdempotencyConflict, OSError):
+            self._discard(removal)
             raise
         if stored is None:
-            self._storage.delete(key)
+            self._discard(removal)
         return known
 
     def get(self, owner: str, file_id: str) -> FileView:
@@ -102,12 +110,20 @@ class FileService:
             if job_id := find_unfinished_user_of_file(connection, file_id, owner=owner):
                 raise FileInUse(file_id, job_id)
             repository.delete_file(connection, file_id, owner=owner)
-        self._storage.delete(file.storage_key)
+            schedule_removal(connection, file.storage_key)
+        with suppress(OSError):
+            self._storage.delete(file.storage_key)
         return file
 
     def open(self, owner: str, file_id: str) -> BinaryIO:
         """The content, to be closed by the caller. Raises FileNotFound."""
         return self._storage.open(self.get(owner, file_id).storage_key)
+
+    def _discard(self, removal: Removal) -> None:
+        with transaction(self._sessions) as connection:
+            postpone_removal(connection, removal, seconds=0.0)
+        with suppress(OSError):
+            self._storage.delete(removal.storage_key)
 
     def _pass_valid(self, chunks: Iterable[bytes], check: JsonLinesCheck, max_bytes: int) -> Iterator[bytes]:
         """Passes chunks on; raising in here makes the storage forget what it has of the file."""

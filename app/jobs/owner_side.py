@@ -1,6 +1,7 @@
 """What owners do with their jobs: submit, look, cancel, retry, delete."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from hashlib import sha256
@@ -24,6 +25,7 @@ from app.jobs.errors import (
 from app.jobs.named_secrets import GivenSecrets, find_present_values, seal_given
 from app.jobs.operations import JobOperations
 from app.jobs.references import find_references
+from app.jobs.removals import schedule_job_removal
 from app.jobs.rooms import Waiting, default_num_gpus
 from app.jobs.rows import JobRow, as_view, dump_progress, dump_steps
 from app.jobs.storable import is_storable_text
@@ -39,6 +41,7 @@ from app.jobs.views import (
     Resources,
     StepView,
     Submitted,
+    WholeLog,
 )
 from app.secrets.cipher import SealedSecret
 from app.states import FINAL_STATUSES, JobStatus, StepStatus
@@ -178,6 +181,7 @@ class OwnerSide(JobOperations):
     def delete(self, owner: str, job_id: str) -> JobView:
         """Removes a job that has ended, with its events, artifacts, logs and secrets; returns what it was.
 
+        Its files are gone soon, also when the storage does not answer now or this process dies.
         Raises JobNotFound, InvalidTransition while it has not ended or an unfinished job needs its artifacts.
         """
         with transaction(self._sessions) as connection:
@@ -187,7 +191,9 @@ class OwnerSide(JobOperations):
             if dependent := repository.find_unfinished_dependent(connection, job):
                 raise InvalidTransition(f"job {job_id} is the input_job of the unfinished job {dependent}")
             repository.delete_job(connection, job)
-        self._storage.delete_prefix(f"jobs/{job_id}")
+            schedule_job_removal(connection, job_id)
+        with suppress(OSError):
+            self._storage.delete_prefix(f"jobs/{job_id}")
         return as_view(job)
 
     def list_events(
@@ -220,6 +226,13 @@ class OwnerSide(JobOperations):
             chunks = records.list_log_chunks(connection, job, after=after, limit=limit + 1)
         lines = log_reading.read_lines(self._storage, chunks, after=after, limit=limit + 1)
         return Page(lines[:limit], has_more=len(lines) > limit)
+
+    def find_log(self, owner: str, job_id: str) -> WholeLog:
+        """Where the job's whole output lies. Raises JobNotFound."""
+        with snapshot(self._sessions) as connection:
+            job = _find(connection, owner, job_id)
+            pieces = records.list_log_pieces(connection, job)
+        return WholeLog(tuple(pieces), is_final=job.status in FINAL_STATUSES)
 
     def _steer(self, owner: str, job_id: str, request: Callable[[JobRow], Change | None]) -> JobView:
         with transaction(self._sessions) as connection:

@@ -9,9 +9,10 @@ from app.db.models import artifacts, attempts, events, files, job_secrets, log_c
 from app.ids import is_id, new_id
 from app.jobs import counter_names, counters
 from app.jobs.commands import NewArtifact, Outcome
+from app.jobs.removals import STRAGGLER_SECONDS, schedule_removal
 from app.jobs.rows import JobRow, dump_error
 from app.jobs.storable import make_text_storable
-from app.jobs.views import ArtifactView, FileRef, LogCursor
+from app.jobs.views import ArtifactView, FileRef, LogCursor, LogPiece
 from app.secrets.cipher import SealedSecret
 from app.stored_event import StoredEvent
 
@@ -73,9 +74,15 @@ def _measure_begin(job: JobRow) -> dict[str, int]:
 
 
 def replace_artifacts(connection: Connection, job: JobRow, new: Sequence[NewArtifact]) -> None:
-    """Adds artifacts of the current attempt; one that was there under the same path gives way."""
+    """Adds artifacts of the current attempt; one that was there under the same path gives way.
+
+    Its file stays for a day: somebody may be reading it.
+    """
     paths = [artifact.path for artifact in new]
-    connection.execute(delete(artifacts).where(artifacts.c.job_id == job.id, artifacts.c.path.in_(paths)))
+    replaced = delete(artifacts).where(artifacts.c.job_id == job.id, artifacts.c.path.in_(paths))
+    old_keys = set(connection.execute(replaced.returning(artifacts.c.storage_key)).scalars())
+    for key in sorted(old_keys - {artifact.storage_key for artifact in new}):
+        schedule_removal(connection, key, after_seconds=STRAGGLER_SECONDS)
     rows = [
         {
             "id": new_id("art"),
@@ -193,6 +200,14 @@ def list_log_chunks(
         query = query.where(tuple_(log_chunks.c.attempt, next_line) > (after.attempt, after.line + 1))
     rows = connection.execute(query.order_by(log_chunks.c.attempt, log_chunks.c.first_line).limit(limit))
     return [(LogCursor(row.attempt, row.first_line), row.storage_key) for row in rows]
+
+
+def list_log_pieces(connection: Connection, job: JobRow) -> list[LogPiece]:
+    """All pieces of a job's log, in order."""
+    columns = (log_chunks.c.attempt, log_chunks.c.first_line, log_chunks.c.num_bytes, log_chunks.c.storage_key)
+    query = select(*columns).where(log_chunks.c.job_id == job.id)
+    rows = connection.execute(query.order_by(log_chunks.c.attempt, log_chunks.c.first_line))
+    return [LogPiece(**row._mapping) for row in rows]
 
 
 _select_artifact = select(

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.clock import db_now
-from app.db.models import events, idempotency_keys, jobs
+from app.db.models import events, idempotency_keys, jobs, webhook_deliveries
 from app.ids import is_id
 from app.jobs.commands import NewEvent
 from app.jobs.outbox import ToldJob, insert_messages
@@ -158,9 +158,16 @@ def renew_lease(connection: Connection, job_id: str, *, attempt: int, lease_seco
 
 
 def delete_job(connection: Connection, job: JobRow) -> None:
-    """Removes the job with all that hangs on it, and its idempotency keys."""
+    """Removes the job with all that hangs on it, its idempotency keys and what webhooks were to tell of it."""
     connection.execute(delete(idempotency_keys).where(idempotency_keys.c.job_id == job.id))
+    connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.job_id == job.id))
     connection.execute(delete(jobs).where(jobs.c.id == job.id))
+
+
+def find_unfinished_among(connection: Connection, job_ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that are there and have not ended."""
+    query = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status.in_(_UNFINISHED))
+    return set(connection.execute(query).scalars())
 
 
 def find_unfinished_dependent(connection: Connection, job: JobRow) -> str | None:

@@ -118,6 +118,24 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class LogPiece:
+    """A part of a job's whole output; it never changes."""
+
+    attempt: int
+    first_line: int
+    num_bytes: int
+    storage_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class WholeLog:
+    """The output of all attempts as far as it is stored, in order; `is_final`: no more will come, unless retried."""
+
+    pieces: tuple[LogPiece, ...]
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     """`replayed`: the idempotency key was known and `job` is the job it made before."""
 

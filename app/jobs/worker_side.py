@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 from sqlalchemy import Connection
 
-from app.db.session import transaction
+from app.db.session import snapshot, transaction
 from app.jobs import fleet, limits, records, repository, transitions
 from app.jobs.commands import NewArtifact, NewEvent, Outcome
 from app.jobs.dispatch import choose_gpus
@@ -139,6 +139,11 @@ class WorkerSide(JobOperations):
                 records.delete_secrets(connection, job_id)
         self._publish(stored)
         return status
+
+    def find_unfinished(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the jobs that exist and have not ended: their workspaces are still needed."""
+        with snapshot(self._sessions) as connection:
+            return repository.find_unfinished_among(connection, job_ids)
 
     def _find_room(self, connection: Connection, job_id: str, worker_id: str) -> tuple[int, ...] | None:
         """GPUs for the job on this worker, None when it cannot run there now. Locks the worker's row."""

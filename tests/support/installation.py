@@ -21,6 +21,7 @@ from app.jobs.views import Claim, JobView
 from app.jobs.workers import GpuInfo, WorkerInfo, WorkerService
 from app.keys.service import KeyService
 from app.previews.service import PreviewService
+from app.retention.service import RetentionService
 from app.settings import Settings
 from app.storage import Storage
 
@@ -41,6 +42,7 @@ class CoreInstallation:
     keys: KeyService
     workers: WorkerService
     previews: PreviewService
+    retention: RetentionService
 
     def submit(self, *, owner: str = OWNER, config: dict[str, Any] | None = None, **fields: Any) -> JobView:
         """A new job with a config that works; `config` adds to it."""
@@ -123,6 +125,7 @@ def open_installation(data_dir: Path, **settings: Any) -> Iterator[CoreInstallat
             keys=KeyService(sessions, configured),
             workers=WorkerService(sessions),
             previews=PreviewService(sessions, settings=configured),
+            retention=RetentionService(sessions, storage=storage, settings=configured),
         )
     finally:
         engine.dispose()

@@ -2,13 +2,17 @@
 
 import os
 import signal
+import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
+from threading import Event
 
 import pytest
 
-from tests.integration.http.conftest import iterate_frames
+from app.jobs.commands import NewEvent
+from app.storage import Storage
+from tests.integration.http.conftest import RunningJob, iterate_frames
 
 SSE = {"accept": "text/event-stream"}
 
@@ -192,3 +196,159 @@ def test_a_stream_of_a_foreign_job_is_not_found(live_server, client):
     job = live_server.start_job(client)
     with live_server.make_client("bob") as bob:
         assert bob.get(f"/v1/jobs/{job.id}/events", headers=SSE).status_code == 404
+
+
+def test_what_the_attempt_before_printed_last_is_not_missed(live_server, client):
+    """Its last lines reached storage while Redis was away; the next attempt's first line comes live."""
+    job = live_server.start_job(client)
+    job.log(1, "one")
+    with open_stream(client, f"/v1/jobs/{job.id}/logs") as frames:
+        assert next(frames).id == "1-1"
+        job.log(2, "two", "three", live=False)
+        job.finish("requeued")
+        claim = live_server.jobs.claim(job.id, live_server.worker_id)
+        again = RunningJob(live_server, job.id, claim.attempt)
+        again.log(1, "again", stored=False)
+        assert [frame.id for frame in islice(frames, 3)] == ["1-2", "1-3", "2-1"]
+        again.log(1, "again", live=False)
+        again.finish()
+        assert [frame.event for frame in frames] == ["end"]
+
+
+def test_lines_that_storage_has_lost_are_told_as_a_gap(live_server, client):
+    job = live_server.start_job(client)
+    job.log(1, "one", live=False)
+    job.log(2, "two", "three", live=False)
+    job.log(4, "four", live=False)
+    Storage(live_server.settings.storage_url).delete(f"jobs/{job.id}/logs/1/2.log")
+    job.finish()
+    with open_stream(client, f"/v1/jobs/{job.id}/logs") as frames:
+        found = [(frame.event, frame.id, dict(frame.data).get("after")) for frame in frames]
+    assert found == [("log", "1-1", None), ("gap", None, "1-1"), ("log", "1-4", None), ("end", None, None)]
+
+
+def test_a_log_is_a_text_that_takes_ranges(live_server, client):
+    job = live_server.start_job(client)
+    job.log(1, "one", "zwei — 二", live=False)
+    path, text = f"/v1/jobs/{job.id}/logs", {"accept": "text/plain"}
+    first = client.get(path, headers=text)
+    assert (first.status_code, first.text, "etag" in first.headers) == (200, "one\nzwei — 二\n", False)
+    assert first.headers["content-type"] == "text/plain; charset=utf-8"
+    job.log(3, "three", live=False)
+    rest = client.get(path, headers={**text, "range": f"bytes={len(first.content)}-"})
+    assert (rest.status_code, rest.text) == (206, "three\n")
+    job.finish("failed")
+    whole = client.get(path, headers=text)
+    assert whole.text == first.text + rest.text
+    again = client.get(path, headers={**text, "if-none-match": whole.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get(path, headers={**text, "range": "bytes=9999-"}).status_code == 416
+    assert client.get(path).json()["data"][0]["text"] == "one"
+    with live_server.make_client("bob") as bob:
+        assert bob.get(path, headers=text).status_code == 404
+
+
+@pytest.mark.slow
+def test_an_owner_has_only_so_many_streams_open_and_others_theirs(start_server, valkey_url):
+    server = start_server(redis_url=valkey_url, max_streams_per_owner=2)
+    with server.make_client() as ana, server.make_client("bob") as bob:
+        job, other = server.start_job(ana), server.start_job(bob)
+        with ExitStack() as stack:
+            opened = [stack.enter_context(open_stream(ana, f"/v1/jobs/{job.id}/events")) for _ in range(2)]
+            assert [next(frames).event for frames in opened] == ["job.queued"] * 2
+            refused = ana.get(f"/v1/jobs/{job.id}/events", headers=SSE)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
+            assert refused.headers["retry-after"]
+            with open_stream(bob, f"/v1/jobs/{other.id}/events") as frames:
+                assert next(frames).event == "job.queued"
+            job.finish()
+            assert [list(frames)[-1].event for frames in opened] == ["end"] * 2
+        with open_stream(ana, f"/v1/jobs/{job.id}/events") as frames:
+            assert list(frames)[-1].event == "end"
+
+
+@pytest.mark.slow
+def test_a_stream_ends_after_its_lifetime_and_is_taken_up_again_without_a_hole(start_server, valkey_url):
+    server = start_server(redis_url=valkey_url, stream_lifetime_seconds=0.4)
+    with server.make_client() as client:
+        job = server.start_job(client)
+        seen, num_streams, headers = [], 0, {}
+        while True:
+            with open_stream(client, f"/v1/jobs/{job.id}/events", **headers) as frames:
+                num_streams += 1
+                if num_streams < 4:
+                    job.emit("progress")
+                else:
+                    job.finish()
+                found = list(frames)
+            seen += [int(frame.id) for frame in found if frame.id]
+            headers = {"last-event-id": str(seen[-1])}
+            if found and found[-1].event == "end":
+                break
+        assert num_streams >= 4
+    assert seen == list(range(1, len(seen) + 1))
+
+
+def open_deaf_stream(server, job_id, key):
+    """A client that asks for a stream and then reads nothing, with the smallest buffer that its kernel gives."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    client.sendall(
+        f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n"
+        f"authorization: Bearer {key}\r\n\r\n".encode()
+    )
+    return client
+
+
+def fill(job):
+    """More events than any buffer on the way holds."""
+    events = [NewEvent("metrics", message="x" * 4000) for _ in range(500)]
+    for _ in range(5):
+        job.server.jobs.record_events(job.id, job.attempt, events)
+
+
+@pytest.mark.slow
+def test_a_client_that_reads_nothing_is_cut_off_and_counted(start_server, valkey_url):
+    server = start_server(redis_url=valkey_url, stall_seconds=2.0, metrics_public=True)
+    _, key = server.keys.create("ana", "test", ("jobs",))
+    with server.make_client() as client:
+        job = server.start_job(client)
+        fill(job)
+        with open_deaf_stream(server, job.id, key):
+            deadline = time.monotonic() + 20
+            while "finesmith_stalled_clients_total 1.0" not in (text := client.get("/metrics").text):
+                assert time.monotonic() < deadline, text
+                Event().wait(0.1)
+            while "finesmith_sse_clients 0.0" not in client.get("/metrics").text:
+                assert time.monotonic() < deadline
+                Event().wait(0.1)
+        # One that reads, however slowly, gets everything.
+        with open_stream(client, f"/v1/jobs/{job.id}/events") as frames:
+            slow = []
+            for frame in frames:
+                slow.append(int(frame.id or 0))
+                if len(slow) % 250 == 0:
+                    # Well below what counts as stalled.
+                    Event().wait(0.1)
+                if len(slow) == 2502:
+                    job.finish()
+            assert slow == [*range(1, 2504), 0]
+
+
+@pytest.mark.slow
+def test_a_stop_with_many_streams_open_and_some_stuck_takes_less_than_10_seconds(start_server, valkey_url):
+    server = start_server(redis_url=valkey_url)
+    _, key = server.keys.create("ana", "test", ("jobs",))
+    with server.make_client() as client, ExitStack() as stack:
+        job, quiet = server.start_job(client), server.start_job(client)
+        fill(job)
+        for _ in range(5):
+            stack.enter_context(open_deaf_stream(server, job.id, key))
+        streams = [stack.enter_context(open_stream(client, f"/v1/jobs/{quiet.id}/events")) for _ in range(40)]
+        for frames in streams:
+            next(frames)
+        started = time.monotonic()
+        os.kill(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - started < 10

@@ -169,7 +169,7 @@ def test_a_retried_job_goes_on_from_storage(shared):
     shared.jobs.cancel(OWNER, job_id)
     shared.wait(job_id)
     assert not shared.workspace(job_id).exists()
-    assert shared.storage.exists(f"jobs/{job_id}/checkpoints/checkpoint-7.json")
+    assert shared.storage.exists(f"jobs/{job_id}/checkpoints/1/checkpoint-7.json")
 
     shared.jobs.retry(OWNER, job_id)
     shared.jobs.dispatch_ready()

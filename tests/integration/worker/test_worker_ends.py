@@ -63,7 +63,7 @@ def test_a_job_goes_on_at_another_host_from_what_is_in_storage(installation, tmp
     first = installation.start_worker()
     job_id = installation.submit({"train": {"checkpoint": 5, "sleep": 600}})
     installation.wait_asleep(job_id)
-    until(lambda: installation.storage.exists(f"jobs/{job_id}/checkpoints/checkpoint-5.json"))
+    until(lambda: installation.storage.exists(f"jobs/{job_id}/checkpoints/1/checkpoint-5.json"))
     first.kill()
     installation.jobs.expire_leases_of(first.id)
 

@@ -71,6 +71,10 @@ def test_a_pipeline_sees_its_gpus_and_no_secret_of_the_service(tmp_path):
         "HF_TOKEN": "t",
         "WANDB_API_KEY": "k",
         "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_ACCESS_KEY_ID": "s",
+        "AWS_ENDPOINT_URL": "http://store",
+        "AWS_PROFILE": "store",
+        "FINESMITH_STORAGE_OPTIONS": '{"secret": "s"}',
         "FINESMITH_SECRET_KEY": "s",
         "FINESMITH_DATABASE_URL": "u",
         "HUGGING_FACE_HUB_TOKEN": "t",
@@ -84,7 +88,7 @@ def test_a_pipeline_sees_its_gpus_and_no_secret_of_the_service(tmp_path):
     assert env["PATH"] == "/bin"
     assert env["HF_HOME"] == "/cache"
     assert {"/plugins", str(tmp_path)} <= set(env["PYTHONPATH"].split(":"))
-    assert not {name for name in env if "TOKEN" in name or "KEY" in name or name.startswith("FINESMITH")}
+    assert not {name for name in env if "TOKEN" in name or "KEY" in name or name.startswith(("FINESMITH", "AWS"))}
     assert build_pipeline_environment({}, gpus=(), start_folder=tmp_path)["CUDA_VISIBLE_DEVICES"] == ""
 
 
