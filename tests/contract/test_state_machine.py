@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 
 from app.jobs.commands import NewEvent, Outcome
 from app.jobs.errors import InvalidTransition, LeaseLost
-from app.jobs.views import JobError, JobView
+from app.jobs.views import JobError, JobView, StopRequest
 from app.states import FINAL_STATUSES, TRANSITIONS, JobStatus
 from tests.support.fake_clock import FakeClock, fake_database_clock
 from tests.support.installation import OWNER, CoreInstallation, open_installation
@@ -28,6 +28,7 @@ OUTCOMES = (
 )
 MAX_ATTEMPTS = 2
 LEASE_SECONDS, BACKOFF_SECONDS = 60.0, (10.0, 60.0)
+REQUESTS = {"cancel": {StopRequest.CANCEL, StopRequest.DISCARD}, "pause": {StopRequest.PAUSE}}
 REQUEST_STATES = {"cancel": {JobStatus.CANCELLED}, "pause": {JobStatus.PAUSED}}
 
 
@@ -94,7 +95,7 @@ class JobMachine(RuleBasedStateMachine):
             assert holds
             self.leased_until[job_id] = self.clock.now + LEASE_SECONDS
             if before.stop_requested is not None:
-                assert lease.stop_request == before.stop_requested
+                assert lease.stop_request in REQUESTS[before.stop_requested]
 
     @rule(seconds=st.sampled_from([1.0, 9.0, 14.0, 61.0, 200.0]), is_watched=st.booleans())
     def time_passes(self, seconds: float, is_watched: bool) -> None:
