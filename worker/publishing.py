@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from app.jobs.commands import NewArtifact
 from trainer_core.attempt.markers import DoneMarker, read_marker
+from trainer_core.beneath import NotBeneath, list_files_beneath, open_beneath
 from trainer_core.checkpoints import read_completion
 from trainer_core.enums import Step
 from trainer_core.workspace import Workspace
@@ -63,12 +65,15 @@ class Publisher:
         """
         if read_completion(folder) is None:
             return
-        paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-        paths = [path for path in paths if Path(path).name not in _UNPUBLISHED]
+        paths = [path for path in list_files_beneath(folder) if Path(path).name not in _UNPUBLISHED]
         older = list_stored_checkpoints(self._storage, self._job_id)
+        root = folder.relative_to(self._workspace.root)
         try:
             for path in paths:
-                self._storage.put_file(folder / path, checkpoint_file_key(self._job_id, folder.name, path))
+                self._put(f"{root}/{path}", checkpoint_file_key(self._job_id, folder.name, path))
+        except NotBeneath as error:
+            logger.warning("checkpoint %s of %s is not published: %s", folder.name, self._job_id, error)
+            return
         except FileNotFoundError:
             # The trainer keeps only so many: this one has given way to a newer, which will be published.
             logger.info("checkpoint %s of %s was removed before it was published", folder.name, self._job_id)
@@ -90,13 +95,11 @@ class Publisher:
     def _put_file(self, marker: DoneMarker, folder_name: str, path: str) -> NewArtifact:
         folder = next(folder for folder in marker.folders if folder.name == folder_name)
         file = next(file for file in folder.files if file.path == path)
-        local = self._workspace.root / folder.root / path
-        num_bytes = local.stat().st_size
-        if num_bytes != file.num_bytes:
-            message = f"{folder_name}/{path} has {num_bytes} bytes where the step {marker.step} wrote {file.num_bytes}"
-            raise ArtifactDamaged(message)
         key = artifact_key(self._job_id, folder_name, path)
-        self._storage.put_file(local, key)
+        try:
+            num_bytes = self._put(f"{folder.root}/{path}", key, expected_bytes=file.num_bytes)
+        except NotBeneath as error:
+            raise ArtifactDamaged(f"{folder_name}/{path} is not published: {error}") from error
         return NewArtifact(
             name=folder_name,
             path=f"{folder_name}/{path}",
@@ -104,6 +107,19 @@ class Publisher:
             sha256=file.sha256,
             storage_key=key,
         )
+
+    def _put(self, path: str, key: str, *, expected_bytes: int | None = None) -> int:
+        """Stores a regular file of the workspace; returns its size. Raises NotBeneath, ArtifactDamaged, OSError."""
+        with open_beneath(self._workspace.root, path) as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            if expected_bytes is not None and num_bytes != expected_bytes:
+                raise ArtifactDamaged(f"{path} has {num_bytes} bytes where its step wrote {expected_bytes}")
+            # A job with a user of its own may put a link there between the look and the copy: then only what is open
+            # counts, which costs a copy where the folder's storage would have made a hard link.
+            is_foreign = self._services.settings.trainer_user is not None
+            local = Path(f"/proc/self/fd/{file.fileno()}") if is_foreign else self._workspace.root / path
+            self._storage.put_file(local, key)
+        return num_bytes
 
 
 def _list_files(marker: DoneMarker) -> list[tuple[str, str]]:
