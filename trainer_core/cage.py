@@ -31,6 +31,7 @@ _IFF_UP = 1
 _KEPT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 14, 23})
 """Of a root's: chown, dac_override, fowner, fsetid, kill, ipc_lock, sys_nice. What enters other namespaces or other
 processes, loads modules or makes devices goes."""
+_MAX_CAPABILITIES = 64
 _LIMITS = {
     "core": resource.RLIMIT_CORE,
     "open-files": resource.RLIMIT_NOFILE,
@@ -111,15 +112,13 @@ def _drop_capabilities() -> None:
     """A root that keeps all of them could walk back into the host's network. Nothing to do for any other user."""
     if os.geteuid() != 0:
         return
-    capability = 0
-    while True:
+    for capability in range(_MAX_CAPABILITIES):
         if capability not in _KEPT_CAPABILITIES:
             try:
                 _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
             except OSError:
                 # The first number that the kernel does not know, or nothing may be dropped.
                 return
-        capability += 1
 
 
 def _become(user: str) -> None:
