@@ -42,9 +42,10 @@ def open_beneath(root: Path, path: str) -> Iterator[BinaryIO]:
         descriptor = _open_in(folder, parts[-1], _FILE)
     finally:
         os.close(folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotBeneath(f"{path!r} is no regular file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotBeneath(f"{path!r} is no regular file")
         yield file
 
 

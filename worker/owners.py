@@ -110,7 +110,8 @@ def _list_entries(cache: Path) -> Iterator[Path]:
     hub = Path("huggingface", "hub")
     for folder, opened in ((cache, {"huggingface"}), (cache / hub.parent, {"hub"}), (cache / hub, set())):
         if folder.is_symlink() or not folder.is_dir():
-            continue
+            # Nor what lies below it by name.
+            return
         for path in folder.iterdir():
             if path.name not in opened or path.is_symlink():
                 yield path

@@ -6,7 +6,6 @@ import resource
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -186,13 +185,14 @@ def test_a_program_that_is_not_there_is_told() -> None:
     assert (done.returncode, done.stderr) == (127, "there is no program '/no/such/program'\n")
 
 
-def test_the_cage_costs_less_than_60_ms() -> None:
+def test_the_cage_costs_less_than_60_ms_of_a_processor() -> None:
     argv = [*Cage(network="auto").build_prefix(), "/bin/true"]
 
     def measure() -> float:
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(argv, check=True, capture_output=True)
-        return time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The best of several: other work on the host is not the cage's.
-    assert min(measure() for _ in range(10)) < 0.06
+    # Processor time: on a busy host the wall clock tells of other work.
+    assert min(measure() for _ in range(5)) < 0.06
