@@ -75,7 +75,8 @@ def make_owner_folder(settings: Settings, owner: str) -> OwnerFolder:
     folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     user = find_trainer_user(settings)
     if is_new or (user is not None and folder.root.stat().st_uid != user[0]):
-        folder.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for each in (folder.home, folder.cache):
+            each.mkdir(exist_ok=True, mode=0o700)
         give_folder(folder.root, user)
     return folder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.jobs.commands import NewArtifact
 from trainer_core.attempt.markers import DoneMarker, read_marker
-from trainer_core.beneath import NotBeneath, list_files_beneath, open_beneath
+from trainer_core.beneath import NotBeneath, list_files_beneath, open_beneath, read_beneath
 from trainer_core.checkpoints import read_completion
 from trainer_core.enums import Step
 from trainer_core.workspace import Workspace
@@ -53,7 +53,7 @@ class Publisher:
         if files:
             with self._services.recording:
                 self._services.jobs.record_artifacts(self._job_id, self._attempt, files)
-        self._storage.put_file(self._workspace.marker(step), marker_key(self._job_id, step))
+        self._put(self._name(step), marker_key(self._job_id, step))
         if step is Step.TRAIN:
             # Nothing resumes from them any more.
             self._storage.delete_prefix(checkpoint_prefix(self._job_id))
@@ -90,7 +90,10 @@ class Publisher:
         if not self._storage.exists(key):
             return False
         with self._storage.open(key) as file:
-            return file.read() == self._workspace.marker(marker.step).read_bytes()
+            return file.read() == read_beneath(self._workspace.root, self._name(marker.step))
+
+    def _name(self, step: Step) -> str:
+        return self._workspace.marker(step).relative_to(self._workspace.root).as_posix()
 
     def _put_file(self, marker: DoneMarker, folder_name: str, path: str) -> NewArtifact:
         folder = next(folder for folder in marker.folders if folder.name == folder_name)

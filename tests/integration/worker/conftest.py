@@ -94,9 +94,20 @@ class Installation:
         client.close()
 
     def start_worker(
-        self, *, worker_id: str | None = None, program: str | None = None, data_dir: Path | None = None
+        self,
+        *,
+        worker_id: str | None = None,
+        program: str | None = None,
+        data_dir: Path | None = None,
+        variables: dict[str, str] | None = None,
     ) -> "Worker":
-        worker = Worker(self, worker_id or new_id("wrk"), program=program or str(STUB_WORKER), data_dir=data_dir)
+        worker = Worker(
+            self,
+            worker_id or new_id("wrk"),
+            program=program or str(STUB_WORKER),
+            data_dir=data_dir,
+            variables=variables or {},
+        )
         self.processes.append(worker.process)
         worker.wait_until_ready()
         return worker
@@ -179,7 +190,15 @@ class Installation:
 class Worker:
     """One `python -m worker`, tied to this process by its stdin as the embedded starter ties it."""
 
-    def __init__(self, installation: Installation, worker_id: str, *, program: str, data_dir: Path | None) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        worker_id: str,
+        *,
+        program: str,
+        data_dir: Path | None,
+        variables: dict[str, str],
+    ) -> None:
         self.id = worker_id
         self.installation = installation
         settings = installation.settings
@@ -204,6 +223,7 @@ class Worker:
                     "FINESMITH_LEASE_SECONDS": str(settings.lease_seconds),
                     "FINESMITH_HEARTBEAT_SECONDS": str(settings.heartbeat_seconds),
                     **({"FINESMITH_MODEL_ROOT": str(settings.model_root)} if settings.model_root else {}),
+                    **variables,
                 },
                 start_new_session=True,
             )
