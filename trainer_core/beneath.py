@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -59,13 +59,17 @@ def read_beneath(root: Path, path: str, *, max_bytes: int = 64 << 20) -> bytes:
 
 
 def list_files_beneath(root: Path) -> list[str]:
-    """The regular files below `root` as sorted relative paths; links are neither listed nor followed."""
+    """The regular files below `root` as sorted relative paths; links are neither listed nor followed.
+
+    What is removed meanwhile is left out.
+    """
     found = []
     for folder, _, names in os.walk(root, followlinks=False):
         for name in names:
             path = Path(folder, name)
-            if stat.S_ISREG(path.lstat().st_mode):
-                found.append(path.relative_to(root).as_posix())
+            with suppress(FileNotFoundError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    found.append(path.relative_to(root).as_posix())
     return sorted(found)
 
 
