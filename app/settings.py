@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -98,6 +98,24 @@ class Settings(BaseSettings):
     """Jobs that this worker runs at a time. None: one a GPU, one on a host without."""
     plugins: str | None = None
     """Plugins besides installed ones: comma-separated `module:function`."""
+    trainer_network: Literal["auto", "isolated", "host"] = "auto"
+    """Network of train, fuse, quantize: `auto` none where the kernel allows that, `isolated` none or no job, `host`."""
+    trainer_user: str | None = None
+    """User that jobs run as: a name, `uid` or `uid:gid`. The worker needs root. None: the worker's own user."""
+    trainer_nice: Annotated[int, Field(ge=0, le=19)] = 5
+    """How far jobs stand back from everything else on the host when processors are short."""
+    trainer_max_open_files: Annotated[int, Field(ge=256)] = 65536
+    """Files that a process of a job may hold open; at most what the worker may."""
+    trainer_max_processes: Annotated[int, Field(ge=64)] = 16384
+    """Processes and threads of all jobs together; with `trainer_user` only."""
+    trainer_max_file_bytes: Annotated[int | None, Field(gt=0)] = 1 << 40
+    """Largest file that a job may write. None: no limit."""
+    trainer_max_memory_bytes: Annotated[int | None, Field(gt=0)] = None
+    """Address space of a process of a job; CUDA reserves far more than it uses. None: no limit."""
+    owner_cache_max_bytes: Annotated[int | None, Field(ge=0)] = 200 << 30
+    """Downloads and compiled code kept for each owner between jobs; the least used go first. None: no limit."""
+    shared_hub_cache: Path | None = None
+    """A hub cache (`…/hub`) that all owners may read and no job writes. None: each owner downloads for itself."""
     metrics_public: bool = False
     """Answer `/metrics` without a key."""
     log_level: str = "INFO"

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer_core.beneath import check_relative, read_beneath
+
 MARKER = "COMPLETE"
 ADAPTER_CONFIG = "adapter_config.json"
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
@@ -52,10 +54,10 @@ def mark_complete(folder: Path, *, with_subfolders: bool = True) -> Completion:
 def read_completion(folder: Path) -> Completion | None:
     """None when the folder has no marker, or a file that the marker lists is missing or of another size."""
     try:
-        marker = json.loads((folder / MARKER).read_text())
+        marker = json.loads(read_beneath(folder, MARKER))
         sizes = {str(name): int(size) for name, size in marker["files"].items()}
         saved_at = float(marker["saved_at"])
-        is_whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        is_whole = all((folder / check_relative(name)).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Completion(folder=folder, saved_at=saved_at) if is_whole and sizes else None

@@ -111,6 +111,8 @@ class StepContext:
     model cards and `adapter_config.json`. None: the Config's name is the user's."""
     redactor: Redactor = field(default_factory=Redactor)
     """Cleans texts that leave the host with the artifacts: no secret, no path of a job's host."""
+    tracking: Path | None = None
+    """File for the metrics of trackers, which another process sends on. None: the trackers run in this process."""
 
     @classmethod
     def for_script(cls, step: Step) -> Self:

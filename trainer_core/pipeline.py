@@ -1,19 +1,21 @@
 """Runs the steps of one attempt, each as its own process, and ends all of them when the worker is gone.
 
-`python -m trainer_core.pipeline --workspace ROOT --attempt N`. Stdin: one line of secrets, then held open by the
-worker. It imports nothing heavy, so that it hears of a closed pipe at once. Exit status: 0; 1, see `result.json`; 74,
-the disk is full; 75, stopped as asked.
+`python -m trainer_core.pipeline --workspace ROOT --attempt N [--network MODE]`. Stdin: one line of secrets, then held
+open by the worker. It imports nothing heavy, so that it hears of a closed pipe at once. Exit status: 0; 1, see
+`result.json`; 74, the disk is full; 75, stopped as asked.
 """
 
 import argparse
 import errno
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 from trainer_core.attempt.host_memory import count_oom_kills
 from trainer_core.attempt.log_sink import LogSink
@@ -31,9 +33,10 @@ from trainer_core.attempt.outcome import (
 from trainer_core.attempt.public_names import build_redactor
 from trainer_core.attempt.push_record import is_pushed
 from trainer_core.attempt.ranks import classify_ranks_exit
-from trainer_core.attempt.secrets_line import read_secrets
+from trainer_core.attempt.secrets_line import mask_secret, read_secrets
 from trainer_core.attempt.staged_inputs import are_inputs_staged, read_staged_record
 from trainer_core.attempt.step_exit import classify_step_exit
+from trainer_core.attempt.tracking_relay import reports_elsewhere, tell_end
 from trainer_core.enums import Step
 from trainer_core.errors import DiskFullError
 from trainer_core.events import EventWriter
@@ -41,6 +44,7 @@ from trainer_core.hub.targets import PushTarget
 from trainer_core.job_spec import JobSpec
 from trainer_core.launch.base import Launcher, LaunchRequest
 from trainer_core.launch.by_resources import LauncherByResources
+from trainer_core.launch.cage_command import Cage, NetworkMode
 from trainer_core.launch.single import SingleLauncher
 from trainer_core.launch.step_process import StepProcess
 from trainer_core.trace_context import build_trace_environment
@@ -49,11 +53,18 @@ from trainer_core.workspace import Workspace
 
 _STAGE_ENTRY = ("-m", "trainer_core.stage_main")
 _PUSH_ENTRY = ("-m", "trainer_core.push_main")
+_TRACK_ENTRY = ("-m", "trainer_core.track_main")
 _FOLLOW_ENTRY = (*_PUSH_ENTRY, "--follow")
 _PUSH_KEYS = ("push_to_hub", "hub_model_id", "fused_hub_model_id", "quantized_hub_model_id")
 
+_TOKEN = "huggingface_hub_token"
+_TRACKER_KEY = "wandb_api_key"
 _JOB_ENVIRONMENT = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 """A job reads and writes with the token that it was given: never with the login of whoever runs the worker."""
+
+_TRACKER_SECONDS = 120.0
+_STOPPED_TRACKER_SECONDS = 5.0
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,8 @@ class Launchers:
     """Pushes what a done step made."""
     follow: Launcher = field(default_factory=lambda: SingleLauncher(entry=_FOLLOW_ENTRY))
     """Pushes checkpoints beside the training."""
+    track: Launcher = field(default_factory=lambda: SingleLauncher(entry=_TRACK_ENTRY))
+    """Sends metrics to trackers beside the training."""
 
 
 class StopRequest:
@@ -101,15 +114,19 @@ class Pipeline:
         secrets: Mapping[str, str],
         launchers: Launchers,
         stop: StopRequest,
+        network: NetworkMode = "host",
     ) -> None:
+        """`network`: that of processes that load offline."""
         self._workspace = workspace
         self._spec = spec
         self._secrets = secrets
         self._launchers = launchers
         self._step_launcher = launchers.step or LauncherByResources(spec.config)
         self._stop = stop
+        self._network: NetworkMode = network
         self._redactor = build_redactor(spec, workspace=workspace, secrets=secrets)
         self._attempt = workspace.attempt(spec.attempt)
+        self._tracker: StepProcess | None = None
 
     def run(self) -> AttemptResult:
         """Runs the steps that are not done, in order, until one does not succeed. Raises OSError for a full disk.
@@ -141,7 +158,7 @@ class Pipeline:
             staged = self._run_process(step, launcher=self._launchers.stage, is_offline=False)
             if staged.status != "succeeded":
                 return staged
-        with self._pushing_checkpoints(step):
+        with self._pushing_checkpoints(step), self._tracking(step):
             result = self._run_process(step, launcher=self._step_launcher, is_offline=step is not Step.PREPARE)
         if result.status == "succeeded" and find_done_marker(self._workspace, spec=self._spec, step=step) is None:
             message = f"the step {step} ended without an error but left no complete outputs"
@@ -187,20 +204,65 @@ class Pipeline:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
 
+    @contextmanager
+    def _tracking(self, step: Step) -> Iterator[None]:
+        """Beside the training a process sends its metrics to the trackers: the training has neither network nor key."""
+        if step is not Step.TRAIN or not reports_elsewhere(self._spec.config):
+            yield
+            return
+        self._attempt.tracking.unlink(missing_ok=True)
+        with LogSink(self._attempt.output, redactor=self._redactor) as sink:
+            self._tracker = self._start(step, launcher=self._launchers.track, is_offline=False, sink=sink)
+            try:
+                yield
+            finally:
+                tell_end(self._attempt.tracking)
+                self._wait_for_tracker(self._tracker)
+                self._tracker = None
+
+    def _wait_for_tracker(self, tracker: StepProcess) -> None:
+        """Waits a limited time for what is not sent yet, a short one when the attempt is to stop; then kills it."""
+        waited_seconds = 0.0
+        while waited_seconds < (_STOPPED_TRACKER_SECONDS if self._stop.is_set else _TRACKER_SECONDS):
+            if tracker.wait_briefly(_POLL_SECONDS):
+                break
+            waited_seconds += _POLL_SECONDS
+        tracker.send_signal(signal.SIGKILL)
+        tracker.wait()
+
     def _start(self, step: Step, *, launcher: Launcher, is_offline: bool, sink: LogSink) -> StepProcess:
         num_processes = self._spec.num_processes if self._is_distributed(step, launcher) else 1
         request = LaunchRequest(self._workspace.root, self._spec.attempt, step, num_processes=num_processes)
+        command = launcher.build_command(request)
+        if is_offline:
+            # With more than one process the launcher is in it too: its ranks meet on the loopback that they share.
+            command = replace(command, argv=(*Cage(network=self._network).build_prefix(), *command.argv))
         return StepProcess(
-            launcher.build_command(request),
+            command,
             folder=self._workspace.root,
             env={
                 **_JOB_ENVIRONMENT,
                 **build_trace_environment(step),
-                **({"HF_HUB_OFFLINE": "1"} if is_offline else {}),
+                **(self._build_offline_environment() if is_offline else {}),
             },
-            secrets=self._secrets,
+            secrets=self._choose_secrets(launcher, is_offline=is_offline),
             sink=sink,
         )
+
+    def _build_offline_environment(self) -> dict[str, str]:
+        """Components that use W&B themselves must not wait for a network; our own tracker has the worker's mode."""
+        keeps_mode = "WANDB_MODE" in os.environ or reports_elsewhere(self._spec.config)
+        return {"HF_HUB_OFFLINE": "1", **({} if keeps_mode else {"WANDB_MODE": "offline"})}
+
+    def _choose_secrets(self, launcher: Launcher, *, is_offline: bool) -> dict[str, str]:
+        """What the process needs: a process that loads offline has nobody to show a secret to."""
+        key = self._secrets.get(_TRACKER_KEY)
+        if launcher is self._launchers.track:
+            return {} if key is None else {_TRACKER_KEY: key}
+        # In place of the key something that looks like it: whether there is one is checked before the training.
+        chosen = {} if key is None else {_TRACKER_KEY: mask_secret(key)}
+        token = self._secrets.get(_TOKEN)
+        return chosen if is_offline or token is None else {**chosen, _TOKEN: token}
 
     def _is_distributed(self, step: Step, launcher: Launcher) -> bool:
         return step is Step.TRAIN and launcher is self._step_launcher and self._spec.num_processes > 1
@@ -212,7 +274,7 @@ class Pipeline:
         with LogSink(self._attempt.output, redactor=self._redactor) as sink:
             process = self._start(step, launcher=launcher, is_offline=is_offline, sink=sink)
             self._stop.watch(process)
-            status = process.wait()
+            status = process.wait(spared=() if self._tracker is None else (self._tracker.pid,))
             self._stop.watch(None)
         classify = classify_ranks_exit if self._is_distributed(step, launcher) else classify_step_exit
         return classify(
@@ -229,6 +291,7 @@ def main(arguments: Sequence[str] | None = None, *, launchers: Launchers | None 
     parser = argparse.ArgumentParser(prog="python -m trainer_core.pipeline")
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--network", choices=get_args(NetworkMode), default="host")
     options = parser.parse_args(arguments)
 
     stop = StopRequest()
@@ -248,6 +311,7 @@ def main(arguments: Sequence[str] | None = None, *, launchers: Launchers | None 
             secrets=secrets,
             launchers=launchers or Launchers(),
             stop=stop,
+            network=options.network,
         )
         return _finish(attempt.result, pipeline.run())
     except OSError as error:

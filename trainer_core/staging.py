@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 from trainer_core.config import Config, Step
 from trainer_core.errors import ModelLoadError, NetworkError, TrainerError
 from trainer_core.job_spec import StepInputs
+from trainer_core.shared_cache import find_shared_hub_cache
 
 REPOSITORY_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -164,7 +165,9 @@ def _stage(source: _Source, config: Config) -> str:
 def _download(source: _Source, *, token: str | None) -> str:
     for pause in (*_PAUSES_SECONDS, None):
         try:
-            _check_readable(source, token=token)
+            commit = _check_readable(source, token=token)
+            if (shared := _find_shared(source, commit)) is not None:
+                return shared
             folder: str = snapshot_download(
                 source.name,
                 revision=source.revision,
@@ -180,19 +183,30 @@ def _download(source: _Source, *, token: str | None) -> str:
     raise AssertionError("the last try returns or raises")
 
 
-def _check_readable(source: _Source, *, token: str | None) -> None:
-    """Raises what the hub answers to whoever may not read the repository.
+def _find_shared(source: _Source, commit: str | None) -> str | None:
+    """The folder of this very commit in the cache that an administrator shares among all owners."""
+    cache = find_shared_hub_cache()
+    if cache is None or commit is None:
+        return None
+    folder = cache / f"models--{source.name.replace('/', '--')}" / "snapshots" / commit
+    has_all = all(next(folder.glob(pattern), None) is not None for pattern in source.required_patterns)
+    return str(folder) if folder.is_dir() and has_all else None
+
+
+def _check_readable(source: _Source, *, token: str | None) -> str | None:
+    """Returns the commit, None without an answer; raises what the hub answers to whoever may not read the repository.
 
     The client alone would hand out what lies in the cache, where another token, of another user, has brought it.
     """
     try:
-        HfApi().model_info(source.name, revision=source.revision, token=token)
+        return HfApi().model_info(source.name, revision=source.revision, token=token).sha
     except HfHubHTTPError as error:
         if not _is_transient(error.response.status_code):
             raise
     except (httpx.HTTPError, OfflineModeIsEnabled):
         # No answer at all: then the cache has to do.
-        return
+        return None
+    return None
 
 
 def _may_pass(error: Exception) -> bool:
@@ -238,8 +252,11 @@ def _is_transient(status: int) -> bool:
 
 
 def _describe_missing(source: _Source, pattern: str) -> str:
-    if pattern == "*.safetensors":
-        return f"{source.param}: {source.name!r} has no weights as safetensors; convert them, other formats run code"
+    if pattern.endswith(".safetensors"):
+        return (
+            f"{source.param}: {source.name!r} has no weights as safetensors; other formats (.bin, .pt, .pth, .ckpt) "
+            "run code when they are loaded: load it where you trust it, and write it anew with save_pretrained"
+        )
     return f"{source.param}: {source.name!r} has no {pattern}"
 
 

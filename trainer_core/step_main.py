@@ -111,6 +111,7 @@ class StepRun:
             stop=self._stop,
             model_id=self._redactor.redact_text(str(self._spec.config.get("model_name_or_path"))),
             redactor=self._redactor,
+            tracking=self._workspace.attempt(self._spec.attempt).tracking,
         )
         if self._stop.is_set:
             raise StepInterrupted(f"{self._step} was stopped before it began")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -34,10 +34,10 @@ def become_subreaper() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def find_descendants(pid: int | None = None) -> list[int]:
+def find_descendants(pid: int | None = None, *, spared: Collection[int] = ()) -> list[int]:
     """Returns the live processes below `pid` (default: this process), children before grandchildren.
 
-    Zombies are left out: they hold no memory and no device.
+    `spared` are left out with all below them; so are zombies: they hold no memory and no device.
     """
     children: dict[int, list[int]] = {}
     for child, parent, state in _iterate_processes():
@@ -46,21 +46,22 @@ def find_descendants(pid: int | None = None) -> list[int]:
     found: list[int] = []
     queue = [os.getpid() if pid is None else pid]
     while queue:
-        below = children.get(queue.pop(0), [])
+        below = [child for child in children.get(queue.pop(0), []) if child not in spared]
         found.extend(below)
         queue.extend(below)
     return found
 
 
-def kill_descendants(*, timeout_seconds: float = 30.0) -> bool:
+def kill_descendants(*, timeout_seconds: float = 30.0, spared: Collection[int] = ()) -> bool:
     """Sends SIGKILL to every descendant of this process until none is left; returns False if some outlived it.
 
+    Children in `spared`, with what is below them, live on.
     Call it in a child subreaper, or processes whose parent dies first slip away. Reaps children that have ended: wait
     for a `Popen` whose exit status matters before.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
-        pids = find_descendants()
+        pids = find_descendants(spared=spared)
         for pid in pids:
             _kill(pid)
         _reap_children()

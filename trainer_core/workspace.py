@@ -58,6 +58,11 @@ class Workspace:
         """What is being pushed, as hard links: the training may delete its checkpoint meanwhile."""
         return self.root / ".pushing"
 
+    @property
+    def trackers(self) -> Path:
+        """Where trackers keep their files."""
+        return self.root / ".trackers"
+
     def marker(self, step: Step) -> Path:
         """The done marker of a step: exists only when all that the step made is whole."""
         return self.root / "steps" / f"{step}.json"
@@ -96,6 +101,11 @@ class AttemptFolder:
     def result(self) -> Path:
         """How the attempt ended, written last by the pipeline."""
         return self.root / "result.json"
+
+    @property
+    def tracking(self) -> Path:
+        """Metrics for trackers, one record a line, written by the training for the process that sends them."""
+        return self.root / "tracking.jsonl"
 
     def step_error(self, step: Step) -> Path:
         """Why a step failed, written by the step for the pipeline."""

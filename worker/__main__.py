@@ -24,10 +24,12 @@ from app.settings import Settings
 from app.storage import Storage
 from app.telemetry import add_trace_ids
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
+from worker.cage import CageImpossible, check_cage
 from worker.catalogue import load_catalogue
 from worker.celery_app import build_celery_app
 from worker.cleaning import CleaningThread
 from worker.drain import DrainFlag
+from worker.environment import build_probe_environment
 from worker.gpus import find_gpus, read_gpus
 from worker.json_lines import take_over_celery_logging
 from worker.pipeline_process import PIPELINE_ENTRY
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 _LEAVE_SECONDS = 1.0
 """How long jobs run on at a stop until the service knows that none should be sent here."""
+_CAGE_IMPOSSIBLE = 6
+"""Exit status."""
 
 
 def main(
@@ -68,6 +72,11 @@ def main(
         pipeline_entry=tuple(pipeline_entry),
         preview_entry=tuple(preview_entry),
     )
+    try:
+        check_cage(settings, env=build_probe_environment(settings, start_folder=host.start_folder))
+    except CageImpossible as error:
+        logger.error("this worker does not start: %s", error)
+        return _CAGE_IMPOSSIBLE
     return run_worker(settings, host=host)
 
 

@@ -21,7 +21,8 @@ class EventPump:
     def __init__(
         self, path: Path, *, services: Services, job_id: str, attempt: int, on_recorded: Callable[[EventRecord], None]
     ) -> None:
-        self._tail = FileTail(path)
+        # The path reads attempts/<number>/<file> below the job's workspace.
+        self._tail = FileTail(path, root=path.parents[2])
         self._services = services
         self._job_id = job_id
         self._attempt = attempt

@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer_core.beneath import NotBeneath, open_beneath
+
 _READ_BYTES = 1 << 20
 
 
 class FileTail:
-    """A place in a file. A file that is not there yet is an empty one."""
+    """A place in a file. A file that is not there yet is an empty one; so is a link, and a way that leads over one."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, root: Path | None = None) -> None:
+        """`root`: the folder above the file whose content a job's processes may change. None: the file's own."""
+        self._root = root or path.parent
+        self._path = path.relative_to(self._root).as_posix()
         self._offset_bytes = 0
 
     def read_lines(self, *, is_final: bool = False) -> list[bytes]:
@@ -19,11 +23,11 @@ class FileTail:
         `is_final`: nobody writes any more, so a last line without a newline counts too.
         """
         try:
-            with self._path.open("rb") as file:
+            with open_beneath(self._root, self._path) as file:
                 file.seek(self._offset_bytes)
                 content = file.read(_READ_BYTES)
                 is_at_end = not file.read(1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotBeneath):
             return []
         end = content.rfind(b"\n") + 1
         if end == 0 and len(content) == _READ_BYTES:

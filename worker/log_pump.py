@@ -37,7 +37,8 @@ class LogPump:
         attempt: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tail = FileTail(path)
+        # The path reads attempts/<number>/<file> below the job's workspace.
+        self._tail = FileTail(path, root=path.parents[2])
         self._services = services
         self._job_id = job_id
         self._attempt = attempt

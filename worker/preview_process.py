@@ -1,7 +1,6 @@
 """The process that renders one preview: without a GPU, behind all other work on the host, killed with all below it."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -10,13 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer_core.attempt.secrets_line import format_secrets
+from trainer_core.launch.cage_command import Cage
 from trainer_core.watchdog import find_descendants
+from worker.cage import give_folder
 
 PREVIEW_ENTRY = ("-m", "trainer_core.preview_main")
-_NICENESS = 10
-_FIRST_TO_BE_KILLED = "1000"
-_MAX_FILE_BYTES = 1 << 30
-"""Of each file that it writes: what it prints must not fill the disk."""
 _KILL_SECONDS = 10.0
 
 
@@ -29,11 +26,13 @@ class PreviewProcess:
         *,
         env: Mapping[str, str],
         secrets: Mapping[str, str],
+        cage: Cage,
         entry: Sequence[str] = PREVIEW_ENTRY,
     ) -> None:
         with (folder / "output.log").open("ab", buffering=0) as output:
+            give_folder(folder, cage.user)
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", *entry, "--folder", str(folder)],
+                [*cage.build_prefix(), sys.executable, "-P", *entry, "--folder", str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -41,11 +40,6 @@ class PreviewProcess:
                 env=dict(env),
                 start_new_session=True,
             )
-        # Training on the same host goes first, and is the last that the kernel should kill for memory.
-        with suppress(OSError):
-            resource.prlimit(self._popen.pid, resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
-            os.setpriority(os.PRIO_PROCESS, self._popen.pid, _NICENESS)
-            Path(f"/proc/{self._popen.pid}/oom_score_adj").write_text(_FIRST_TO_BE_KILLED)
         assert self._popen.stdin is not None
         with suppress(BrokenPipeError):
             self._popen.stdin.write(format_secrets(secrets))

@@ -14,9 +14,12 @@ from app.jobs.views import FileRef, JobError
 from app.previews.views import PreviewClaim
 from app.settings import Settings
 from app.storage import CHUNK_BYTES, DamagedContent, Storage, Written
+from trainer_core.beneath import open_beneath, read_beneath
 from trainer_core.errors import StepInputError, TrainerError
 from trainer_core.redaction import Redactor
+from worker.cage import build_preview_cage, protect_data_folder
 from worker.environment import build_pipeline_environment
+from worker.owners import make_owner_folder
 from worker.preview_process import PREVIEW_ENTRY, PreviewProcess
 from worker.staging import InputDamagedError, find_public_names, resolve_local_names
 
@@ -133,15 +136,30 @@ class PreviewRenderer:
 
     def _run(self, folder: Path, claim: PreviewClaim, check: Callable[[], None]) -> int | None:
         """Returns the exit status, None when the time was over."""
-        env = build_pipeline_environment(os.environ, gpus=(), start_folder=self._start_folder)
-        process = PreviewProcess(folder, env={**env, "OMP_NUM_THREADS": "1"}, secrets=claim.secrets, entry=self._entry)
-        deadline = time.monotonic() + TIME_LIMIT_SECONDS
-        try:
-            while (status := process.wait(_POLL_SECONDS)) is None and time.monotonic() < deadline:
-                check()
-            return status
-        finally:
-            process.close()
+        protect_data_folder(self._settings)
+        owner = make_owner_folder(self._settings, claim.owner)
+        env = build_pipeline_environment(
+            os.environ,
+            gpus=(),
+            start_folder=self._start_folder,
+            owner=owner,
+            shared_hub_cache=self._settings.shared_hub_cache,
+        )
+        with owner.hold():
+            process = PreviewProcess(
+                folder,
+                env={**env, "OMP_NUM_THREADS": "1"},
+                secrets=claim.secrets,
+                cage=build_preview_cage(self._settings),
+                entry=self._entry,
+            )
+            deadline = time.monotonic() + TIME_LIMIT_SECONDS
+            try:
+                while (status := process.wait(_POLL_SECONDS)) is None and time.monotonic() < deadline:
+                    check()
+                return status
+            finally:
+                process.close()
 
 
 def _gone(file: FileRef) -> StepInputError:
@@ -164,11 +182,11 @@ def _find_last_line_end(path: Path) -> int:
 
 def _read_end(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_beneath(path.parent, path.name) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _MAX_SHOWN_BYTES))
             return file.read().decode(errors="replace").strip()
-    except OSError as error:
-        return f"nothing that can be read: {error.strerror}"
+    except (OSError, ValueError) as error:
+        return f"nothing that can be read: {error}"
 
 
 def _read_answer(folder: Path, status: int | None, redactor: Redactor) -> Rendered:
@@ -188,9 +206,7 @@ def _read_answer(folder: Path, status: int | None, redactor: Redactor) -> Render
 
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
-        if path.stat().st_size > MAX_ANSWER_BYTES:
-            return None
-        answer = json.loads(path.read_text(encoding="utf-8"))
+        answer = json.loads(read_beneath(path.parent, path.name, max_bytes=MAX_ANSWER_BYTES).decode())
     except (OSError, ValueError):
         return None
     return answer if isinstance(answer, dict) else None

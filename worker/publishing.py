@@ -6,6 +6,7 @@ from pathlib import Path
 from app.jobs.commands import NewArtifact
 from app.storage import DamagedContent, Written
 from trainer_core.attempt.markers import DoneMarker, MarkedFile, MarkedFolder, read_marker
+from trainer_core.beneath import NotBeneath, list_files_beneath, open_beneath, read_beneath
 from trainer_core.checkpoints import read_completion
 from trainer_core.enums import Step
 from trainer_core.workspace import Workspace
@@ -61,7 +62,7 @@ class Publisher:
             if files:
                 with self._services.recording:
                     self._services.jobs.record_artifacts(self._job_id, self._attempt, files)
-            self._storage.put_file(self._workspace.marker(step), marker_key(self._job_id, self._attempt, step))
+            self._put(self._name(step), marker_key(self._job_id, self._attempt, step))
             if step is Step.TRAIN:
                 # Nothing resumes from them any more.
                 self._remove_checkpoints(num_kept=0)
@@ -75,13 +76,16 @@ class Publisher:
         """
         if read_completion(folder) is None:
             return
-        paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        root = folder.relative_to(self._workspace.root)
         files: dict[str, Written] = {}
         try:
-            for path in paths:
+            for path in list_files_beneath(folder):
                 if Path(path).name not in _UNPUBLISHED:
                     key = checkpoint_file_key(self._job_id, self._attempt, folder.name, path)
-                    files[path] = self._storage.put_file(folder / path, key)
+                    files[path] = self._put(f"{root}/{path}", key)
+        except NotBeneath as error:
+            logger.warning("checkpoint %s of %s is not published: %s", folder.name, self._job_id, error)
+            return
         except FileNotFoundError:
             # The trainer keeps only so many: this one has given way to a newer, which will be published.
             logger.info("checkpoint %s of %s was removed before it was published", folder.name, self._job_id)
@@ -104,7 +108,7 @@ class Publisher:
             row = rows.get(f"{folder.name}/{file.path}")
             if row is None or (row.num_bytes, row.sha256) != (file.num_bytes, file.sha256):
                 return False
-        local = self._workspace.marker(marker.step).read_bytes()
+        local = read_beneath(self._workspace.root, self._name(marker.step))
         keys = self._storage.list(markers_prefix(self._job_id))
         for attempt in list_marker_attempts(self._job_id, keys, marker.step):
             try:
@@ -114,11 +118,12 @@ class Publisher:
         return False
 
     def _put_file(self, marker: DoneMarker, folder: MarkedFolder, file: MarkedFile) -> NewArtifact:
-        local = self._workspace.root / folder.root / file.path
         key = artifact_key(self._job_id, self._attempt, folder.name, file.path)
         expected = Written(file.num_bytes, file.sha256)
         try:
-            self._storage.put_file(local, key, expected=expected)
+            self._put(f"{folder.root}/{file.path}", key, expected=expected)
+        except NotBeneath as error:
+            raise ArtifactDamaged(f"{folder.name}/{file.path} is not published: {error}") from error
         except DamagedContent as error:
             # Without its marker the step runs again, on this host too.
             self._workspace.marker(marker.step).unlink(missing_ok=True)
@@ -131,6 +136,18 @@ class Publisher:
             sha256=file.sha256,
             storage_key=key,
         )
+
+    def _name(self, step: Step) -> str:
+        return self._workspace.marker(step).relative_to(self._workspace.root).as_posix()
+
+    def _put(self, path: str, key: str, *, expected: Written | None = None) -> Written:
+        """Stores a regular file of the workspace; returns what it holds. Raises NotBeneath, DamagedContent, OSError."""
+        with open_beneath(self._workspace.root, path) as file:
+            # A job with a user of its own may put a link there between the look and the copy: then only what is open
+            # counts, which costs a copy where the folder's storage would have made a hard link.
+            is_foreign = self._services.settings.trainer_user is not None
+            local = Path(f"/proc/self/fd/{file.fileno()}") if is_foreign else self._workspace.root / path
+            return self._storage.put_file(local, key, expected=expected)
 
 
 def _list_files(marker: DoneMarker) -> list[tuple[MarkedFolder, MarkedFile]]:

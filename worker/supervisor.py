@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from trainer_core.watchdog import become_subreaper
 from trainer_core.workspace import Workspace
 from worker.disk_relief import DiskReserve, make_room
 from worker.drain import DrainFlag
-from worker.environment import build_pipeline_environment
 from worker.event_pump import EventPump
 from worker.exit_status import StopReason, classify_exit, name_step, to_job_error
 from worker.job_watch import JobWatch
 from worker.lease_keeper import LeaseKeeper
 from worker.log_pump import LogPump
-from worker.pipeline_process import PIPELINE_ENTRY, PipelineProcess
+from worker.pipeline_process import PIPELINE_ENTRY, PipelineProcess, start_pipeline
 from worker.preview_process import PREVIEW_ENTRY
 from worker.publisher_thread import PublisherThread
 from worker.publishing import ArtifactDamaged, Publisher
@@ -180,11 +178,11 @@ class Supervisor:
 
     def _run_pipeline(self, workspace: Workspace) -> Outcome:
         oom_kills_before = count_oom_kills()
-        process = PipelineProcess(
-            workspace,
-            attempt=self._claim.attempt,
-            env=build_pipeline_environment(os.environ, gpus=self._claim.gpus, start_folder=self._host.start_folder),
-            secrets=self._claim.secrets,
+        process = start_pipeline(
+            self._claim,
+            workspace=workspace,
+            settings=self._services.settings,
+            start_folder=self._host.start_folder,
             entry=self._host.pipeline_entry,
         )
         try:

@@ -13,10 +13,25 @@ _REMOVED_PREFIX = ".removed-"
 
 
 def make_workspace(settings: Settings, *, job_id: str, attempt: int) -> Workspace:
-    """Returns the job's workspace with the folder of this attempt made. Raises OSError."""
+    """Returns the job's workspace with the folder of this attempt made. Raises OSError.
+
+    Call it when no process of the job is left: links that an earlier attempt has put there are removed, for what this
+    process writes and reads must not follow them.
+    """
     workspace = Workspace(settings.data_dir / _FOLDER / job_id)
+    workspace.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remove_links(workspace.root)
     workspace.attempt_dir(attempt).mkdir(parents=True, exist_ok=True)
     return workspace
+
+
+def remove_links(folder: Path) -> None:
+    """Removes every symbolic link below a folder; what they lead to stays. Raises OSError."""
+    for parent, folders, files in os.walk(folder, followlinks=False):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink():
+                path.unlink()
 
 
 def set_aside(workspace: Workspace) -> Path | None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
+from app.files.formats import find_foreign_content
 from app.jobs.errors import Problem
 
 MAX_LINE_BYTES = 16 << 20
@@ -31,8 +32,13 @@ class JsonLinesCheck:
     def watch(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yields the chunks; ends early after ten problems or a line that is too long."""
         rest = b""
+        is_first = True
         for chunk in chunks:
             yield chunk
+            if is_first and (fault := find_foreign_content(chunk)) is not None:
+                self.problems.append(Problem(fault, "file", "invalid_format"))
+                return
+            is_first = is_first and not chunk
             *lines, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else ([rest + chunk])
             for line in lines:
                 self._check_line(line)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from app.db.session import SessionFactory, snapshot, transaction
 from app.files import repository
+from app.files.formats import find_foreign_name
 from app.files.jsonl import JsonLinesCheck
 from app.files.views import FileView
 from app.ids import new_id
@@ -47,12 +48,14 @@ class FileService:
         """Stores JSON lines as they come in, and checks every line. Nothing is kept of a file that is refused.
 
         The same content under an idempotency key that was used before is the earlier file. `max_bytes` None: the
-        installation's limit. Raises InvalidSubmission naming the lines that are no JSON objects, and for an empty or
-        too large file; IdempotencyConflict.
+        installation's limit. Raises InvalidSubmission naming the lines that are no JSON objects, and for an empty,
+        too large or binary file; IdempotencyConflict.
         """
         if purpose not in PURPOSES:
             message = f"purpose: {purpose!r} is unknown; use {PURPOSES[0]!r}"
             raise InvalidSubmission([Problem(message, "purpose", "invalid_value")])
+        if (fault := find_foreign_name(filename)) is not None:
+            raise InvalidSubmission([Problem(fault, "file", "invalid_format")])
         file_id = new_id("file")
         key = f"files/{file_id}"
         check = JsonLinesCheck()

@@ -159,13 +159,25 @@ def _check_names(fields: Mapping[str, Any], settings: Settings) -> Iterator[Prob
     deepspeed = fields["deepspeed_config_path"]
     if isinstance(deepspeed, str) and (fault := _find_fault_of_local_file(deepspeed, settings.config_root)):
         yield Problem(f"deepspeed_config_path: {fault}", "config.deepspeed_config_path", "file_not_found")
-    pinned = f"{fields['model_name_or_path']}@{fields['model_revision']}"
-    if fields["trust_remote_code"] is True and pinned not in settings.trusted_model_code:
+    if fields["trust_remote_code"] is True:
+        yield from _check_trusted_code(fields, settings)
+
+
+def _check_trusted_code(fields: Mapping[str, Any], settings: Settings) -> Iterator[Problem]:
+    model, tokenizer = fields["model_name_or_path"], fields["tokenizer_name_or_path"]
+    is_listed = f"{model}@{fields['model_revision']}" in settings.trusted_model_code
+    if not (is_listed and HUB_ID.fullmatch(model)):
         message = (
             "trust_remote_code: an administrator has to list the model as owner/name@<commit sha> in"
             " FINESMITH_TRUSTED_MODEL_CODE, and model_revision has to be that sha"
         )
         yield Problem(message, "config.trust_remote_code", "forbidden")
+    if tokenizer not in (None, model):
+        message = (
+            "tokenizer_name_or_path: with trust_remote_code it would run code of a repository that nobody has listed;"
+            " leave it out to use the model's own tokenizer"
+        )
+        yield Problem(message, "config.tokenizer_name_or_path", "forbidden")
 
 
 def _find_fault_of_local_file(value: str, config_root: Path | None) -> str | None:

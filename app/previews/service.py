@@ -167,6 +167,7 @@ class PreviewService:
             return None
         return PreviewClaim(
             preview_id=preview_id,
+            owner=row["owner"],
             attempt=row["attempt"],
             config=row["config"],
             secrets=secrets,

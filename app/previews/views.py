@@ -50,6 +50,7 @@ class PreviewClaim:
     """A preview that is now the claimer's to render; `attempt` is its fence."""
 
     preview_id: str
+    owner: str
     attempt: int
     config: Mapping[str, JsonValue]
     secrets: Mapping[str, str] = field(repr=False)

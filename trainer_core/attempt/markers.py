@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from trainer_core.atomic_file import write_atomically
-from trainer_core.context import ArtifactFolder, StepResult
+from trainer_core.beneath import check_relative, read_beneath
+from trainer_core.context import ArtifactFolder, ArtifactName, StepResult
 from trainer_core.enums import Step
 from trainer_core.job_spec import JobSpec
 from trainer_core.types import JsonValue
@@ -61,9 +62,9 @@ class DoneMarker:
         fields = json.loads(text)
         folders = tuple(
             MarkedFolder(
-                name=folder["name"],
-                root=folder["root"],
-                files=tuple(MarkedFile(**file) for file in folder["files"]),
+                name=_check_name(folder["name"]),
+                root=check_relative(folder["root"]),
+                files=tuple(_read_file(file) for file in folder["files"]),
             )
             for folder in fields["folders"]
         )
@@ -74,6 +75,17 @@ class DoneMarker:
             facts=fields["facts"],
             finished_at=fields["finished_at"],
         )
+
+
+def _read_file(fields: Mapping[str, JsonValue]) -> MarkedFile:
+    return MarkedFile(path=check_relative(fields["path"]), num_bytes=fields["num_bytes"], sha256=fields["sha256"])
+
+
+def _check_name(name: str) -> str:
+    """A marker is read from a folder that users' code writes to: its names become paths and keys of the storage."""
+    if name not in get_args(ArtifactName):
+        raise ValueError(f"a step makes no {name!r}")
+    return name
 
 
 def write_marker(workspace: Workspace, *, spec: JobSpec, step: Step, result: StepResult) -> DoneMarker:
@@ -95,7 +107,8 @@ def write_marker(workspace: Workspace, *, spec: JobSpec, step: Step, result: Ste
 def read_marker(workspace: Workspace, step: Step) -> DoneMarker | None:
     """Returns the marker of a step, or None when there is no readable one; says nothing of its validity."""
     try:
-        return DoneMarker.from_json(workspace.marker(step).read_text())
+        path = workspace.marker(step)
+        return DoneMarker.from_json(read_beneath(path.parent, path.name).decode())
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

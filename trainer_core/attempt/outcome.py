@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 from trainer_core.atomic_file import write_atomically
+from trainer_core.beneath import read_beneath
 from trainer_core.types import JsonValue
 
 EXIT_SUCCEEDED: Final = 0
@@ -62,7 +63,7 @@ def write_failure(path: Path, failure: Failure) -> None:
 def read_failure(path: Path) -> Failure | None:
     """Returns the reason, or None when there is no readable one."""
     try:
-        return Failure.from_fields(json.loads(path.read_text()))
+        return Failure.from_fields(json.loads(read_beneath(path.parent, path.name)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -75,7 +76,7 @@ def write_result(path: Path, result: AttemptResult) -> None:
 def read_result(path: Path) -> AttemptResult | None:
     """Returns the result, or None when there is no readable one."""
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(read_beneath(path.parent, path.name))
         error = fields["error"]
         return AttemptResult(status=fields["status"], error=None if error is None else Failure.from_fields(error))
     except (OSError, ValueError, KeyError, TypeError):

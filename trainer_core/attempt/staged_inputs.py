@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainer_core.atomic_file import write_atomically
+from trainer_core.attempt.model_code import check_model_code
 from trainer_core.config import Config
 from trainer_core.enums import Step
 from trainer_core.hub.targets import PushTarget, list_push_targets
@@ -68,8 +69,9 @@ def stage_from_hub(config: Config, steps: Sequence[Step], *, inputs: StepInputs)
 
     bound_waiting()
     targets = prepare_repositories(list_push_targets(config, steps), token=config.huggingface_hub_token)
-    staged = stage_hub_inputs(config, steps, inputs=inputs)
-    return replace(_as_record(staged), push_targets=targets)
+    record = _as_record(stage_hub_inputs(config, steps, inputs=inputs))
+    check_model_code(config, record)
+    return replace(record, push_targets=targets)
 
 
 def write_staged_record(workspace: Workspace, staged: StagedInputs) -> StagedRecord:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from trainer_core.attempt.log_sink import LogSink
@@ -47,10 +47,26 @@ class StepProcess:
             # It died before it read them; its exit status says why.
             return
 
-    def wait(self) -> int:
-        """Waits for the step, kills whatever it left behind, and returns its exit status (negative: a signal)."""
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._popen.pid
+
+    def wait_briefly(self, timeout_seconds: float) -> bool:
+        """Returns whether it has ended by then; call `wait` when it has, or after a signal that ends it."""
+        try:
+            self._popen.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def wait(self, *, spared: Collection[int] = ()) -> int:
+        """Waits for the step, kills whatever it left behind, and returns its exit status (negative: a signal).
+
+        `spared` are processes beside it that live on, with what is below them.
+        """
         status = self._popen.wait()
-        kill_descendants()
+        kill_descendants(spared=spared)
         # A process that outlives SIGKILL, in the kernel, may hold the pipe: its output is not worth waiting for.
         self._drain.join(_DRAIN_SECONDS)
         for pipe in (self._popen.stdin, self._popen.stdout):

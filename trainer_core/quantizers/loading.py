@@ -41,7 +41,10 @@ def load_quantized_model(folder: Path, *, device_map: str | None, trust_remote_c
 
     from trainer_core.models.packed.loading import load_packed_model, read_quant_method
 
-    options = {"dtype": "auto", "device_map": device_map, "trust_remote_code": trust_remote_code}
+    options = {
+        **{"dtype": "auto", "device_map": device_map},
+        **{"trust_remote_code": trust_remote_code, "use_safetensors": True},
+    }
     if read_quant_method(str(folder), options=options) == "gptq":
         model, info = load_packed_model(str(folder), options=options)
     else:

@@ -115,9 +115,20 @@ class Installation:
         client.close()
 
     def start_worker(
-        self, *, worker_id: str | None = None, program: str | None = None, data_dir: Path | None = None
+        self,
+        *,
+        worker_id: str | None = None,
+        program: str | None = None,
+        data_dir: Path | None = None,
+        variables: dict[str, str] | None = None,
     ) -> "Worker":
-        worker = Worker(self, worker_id or new_id("wrk"), program=program or str(STUB_WORKER), data_dir=data_dir)
+        worker = Worker(
+            self,
+            worker_id or new_id("wrk"),
+            program=program or str(STUB_WORKER),
+            data_dir=data_dir,
+            variables=variables or {},
+        )
         self.processes.append(worker.process)
         worker.wait_until_ready()
         return worker
@@ -200,7 +211,15 @@ class Installation:
 class Worker:
     """One `python -m worker`, tied to this process by its stdin as the embedded starter ties it."""
 
-    def __init__(self, installation: Installation, worker_id: str, *, program: str, data_dir: Path | None) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        worker_id: str,
+        *,
+        program: str,
+        data_dir: Path | None,
+        variables: dict[str, str],
+    ) -> None:
         self.id = worker_id
         self.installation = installation
         settings = installation.settings
@@ -216,6 +235,7 @@ class Worker:
                     **installation.build_environment(),
                     "FINESMITH_PARENT_PIPE": "1",
                     "FINESMITH_DATA_DIR": str(data_dir or settings.data_dir),
+                    **variables,
                 },
                 start_new_session=True,
             )

@@ -29,7 +29,9 @@ def test_a_job_runs_its_steps_and_leaves_events_log_and_artifacts(shared):
     events = shared.events(job_id)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert [event.data["global_step"] for event in events if event.type == "metrics"] == [1, 2, 3]
-    assert shared.log(job_id)[1:6] == ["hello from train token [redacted]", "line 0", "line 1", "line 2", "line 3"]
+    # Prepare fetches and has the token; train is offline and has none.
+    assert shared.log(job_id)[0] == "hello from prepare token [redacted]"
+    assert shared.log(job_id)[1:6] == ["hello from train token None", "line 0", "line 1", "line 2", "line 3"]
     artifacts = shared.jobs.list_artifacts(OWNER, job_id)
     assert [artifact.path for artifact in artifacts] == [
         "adapter/adapter_config.json",

@@ -21,6 +21,7 @@ from worker.file_tail import FileTail
 from worker.gpus import find_gpus
 from worker.job_watch import JobWatch
 from worker.lease_keeper import LeaseKeeper
+from worker.owners import OwnerFolder
 from worker.pump_thread import PumpThread
 from worker.staging import InputStager, resolve_local_names
 
@@ -68,6 +69,9 @@ def test_a_pipeline_sees_its_gpus_and_no_secret_of_the_service(tmp_path):
     environ = {
         "PATH": "/bin",
         "HF_HOME": "/cache",
+        "HF_HUB_CACHE": "/cache/hub",
+        "HF_ENDPOINT": "http://hub",
+        "HOME": "/root",
         "HF_TOKEN": "t",
         "WANDB_API_KEY": "k",
         "AWS_SECRET_ACCESS_KEY": "s",
@@ -82,14 +86,22 @@ def test_a_pipeline_sees_its_gpus_and_no_secret_of_the_service(tmp_path):
         "PYTHONPATH": "/plugins",
     }
 
-    env = build_pipeline_environment(environ, gpus=(2, 3), start_folder=tmp_path)
+    owner = OwnerFolder(tmp_path / "owners" / "anna")
+    env = build_pipeline_environment(environ, gpus=(2, 3), start_folder=tmp_path, owner=owner)
 
     assert env["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert env["PATH"] == "/bin"
-    assert env["HF_HOME"] == "/cache"
+    assert env["HF_ENDPOINT"] == "http://hub"
+    # Home and caches are the owner's, whatever the worker's are.
+    caches = [
+        env[name] for name in ("HOME", "HF_HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+    ]
+    assert all(path.startswith(str(owner.home)) for path in caches)
+    assert "HF_HUB_CACHE" not in env
     assert {"/plugins", str(tmp_path)} <= set(env["PYTHONPATH"].split(":"))
     assert not {name for name in env if "TOKEN" in name or "KEY" in name or name.startswith(("FINESMITH", "AWS"))}
-    assert build_pipeline_environment({}, gpus=(), start_folder=tmp_path)["CUDA_VISIBLE_DEVICES"] == ""
+    bare = build_pipeline_environment({}, gpus=(), start_folder=tmp_path, owner=owner)
+    assert bare["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_gpus_that_the_host_does_not_have_are_an_error():

@@ -38,6 +38,7 @@ def build(tmp_path: Path) -> Callable[..., tuple[PreviewRenderer, PreviewClaim]]
         renderer = PreviewRenderer(settings, start_folder=tmp_path, entry=(str(program),))
         return renderer, PreviewClaim(
             preview_id="preview-1",
+            owner="owner",
             attempt=1,
             config=config,
             secrets={"huggingface_hub_token": TOKEN},

@@ -28,7 +28,7 @@ class Tracker(Protocol):
     name: str
 
     def start(self) -> str:
-        """Begins the run and returns where it can be seen, for an event."""
+        """Begins the run and returns where it can be seen, for an event; empty when somebody else tells."""
         ...
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:

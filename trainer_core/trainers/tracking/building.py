@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from trainer_core.attempt.tracking_relay import REMOTE_TRACKERS
 from trainer_core.config import Config, ConfigError, Problem, dump_config
 from trainer_core.config.tracking_checks import list_trackers
 from trainer_core.context import StepContext
@@ -13,6 +14,7 @@ from trainer_core.trainers.tracking.base import TrackedRun, Tracker
 from trainer_core.trainers.tracking.callback import TrackingCallback
 from trainer_core.trainers.tracking.feed import TrackerFeed
 from trainer_core.trainers.tracking.mlflow import MlflowTracker
+from trainer_core.trainers.tracking.relay import RelayTracker
 from trainer_core.trainers.tracking.tensorboard import TensorboardTracker
 from trainer_core.trainers.tracking.wandb import WandbTracker, find_mode, import_wandb
 
@@ -59,8 +61,14 @@ def build_tracking_callback(config: Config, *, context: StepContext, is_job: boo
             entity=config.wandb_entity,
             api_key=key,
         )
-        feeds.append(TrackerFeed(_TRACKERS[name](run), events=context.events, clean=clean))
+        feeds.append(TrackerFeed(_build_tracker(name, run, context), events=context.events, clean=clean))
     return TrackingCallback(feeds)
+
+
+def _build_tracker(name: str, run: TrackedRun, context: StepContext) -> Tracker:
+    if context.tracking is not None and name in REMOTE_TRACKERS:
+        return RelayTracker(run, name=name, path=context.tracking)
+    return _TRACKERS[name](run)
 
 
 def _check_wandb_key(config: Config, *, is_job: bool) -> None:

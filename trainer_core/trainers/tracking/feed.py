@@ -61,7 +61,8 @@ class TrackerFeed:
         if problem is not None:
             message = f"{problem}: the run is kept offline, to be sent with `wandb sync`"
             self._notices.put((True, f"{self._tracker.name}: {message}"))
-        self._notices.put((False, f"reports to {self._tracker.name}: {where}"))
+        if where:
+            self._notices.put((False, f"reports to {self._tracker.name}: {where}"))
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

@@ -281,7 +281,25 @@ def test_trusted_code_needs_the_listed_commit(tmp_path: Path) -> None:
 
         upgrade(core.settings.database_url)
         assert len(find_problems(core, {"trust_remote_code": True})) == 1
-        assert find_problems(core, {"trust_remote_code": True, "model_revision": "abc"}) == []
+        trusted = {"trust_remote_code": True, "model_revision": "abc"}
+        assert find_problems(core, trusted) == []
+        # A tokenizer of another repository would bring code that nobody has listed.
+        assert find_problems(core, {**trusted, "tokenizer_name_or_path": "owner/model"}) == []
+        [problem] = find_problems(core, {**trusted, "tokenizer_name_or_path": "evil/tokenizer"})
+        assert (problem.param, problem.code) == ("config.tokenizer_name_or_path", "forbidden")
+
+
+def test_code_in_a_local_folder_is_never_trusted(tmp_path: Path) -> None:
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
+    listed = "local:tiny@None, local:tiny@abc"
+    with open_installation(tmp_path, trusted_model_code=listed, model_root=tmp_path / "models") as core:
+        from app.db.migrate import upgrade
+
+        upgrade(core.settings.database_url)
+        for revision in ({}, {"model_revision": "abc"}):
+            problems = find_problems(core, {"model_name_or_path": "local:tiny", "trust_remote_code": True, **revision})
+            assert "config.trust_remote_code" in [problem.param for problem in problems]
 
 
 def test_gpus_beyond_every_host_are_refused(core: CoreInstallation) -> None:

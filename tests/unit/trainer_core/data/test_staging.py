@@ -263,3 +263,29 @@ def test_a_local_adapter_must_be_one(tiny_model: Path) -> None:
     with pytest.raises(ModelLoadError, match="adapter_config") as caught:
         stage_hub_inputs(config, (Step.FUSE,))
     assert caught.value.param == "lora_model_local_path"
+
+
+def test_the_cache_that_an_administrator_shares_is_read_at_the_hubs_commit(
+    hub: FakeHub, stage: Stage, tiny_model: Path, tmp_path: Path
+) -> None:
+    sha = hub.add_commit("acme/model", tiny_model)
+    folder = tmp_path / "shared" / "models--acme--model" / "snapshots" / sha
+    shutil.copytree(tiny_model, folder)
+    newer = hub.add_commit("acme/model", tiny_model)
+    config = {"model_name_or_path": "acme/model"}
+
+    shared, own = stage({**config, "model_revision": sha}, config, FINESMITH_SHARED_HUB_CACHE=str(tmp_path / "shared"))
+
+    assert (shared["model"], shared["revisions"]) == (str(folder), {"acme/model": sha})
+    assert own["revisions"] == {"acme/model": newer}
+    assert str(tmp_path / "shared") not in own["model"]
+
+
+def test_a_model_in_pickles_alone_is_refused_and_not_fetched(hub: FakeHub, stage: Stage) -> None:
+    names = ["pytorch_model.bin", "weights.pt", "weights.pth", "model.ckpt", "weights.pkl"]
+    for number, name in enumerate(names):
+        hub.add_commit(f"acme/pickled-{number}", {"config.json": b"{}", name: b"pickled"})
+    for answer in stage(*({"model_name_or_path": f"acme/pickled-{number}"} for number in range(len(names)))):
+        assert (answer["code"], answer["param"]) == ("model_not_loadable", "model_name_or_path")
+        assert "save_pretrained" in answer["message"]
+    assert [download for download in hub.downloads if "config.json" not in str(download)] == []

@@ -153,12 +153,12 @@ def ranks_job(tmp_path: Path) -> Iterator[RanksJob]:
         process.stdin.close()
 
 
-def test_every_rank_gets_the_secrets_and_only_the_first_writes(ranks_job):
+def test_no_rank_gets_the_token_and_only_the_first_writes(ranks_job):
     ranks_job.order(rank_0="go", rank_1="go")
 
     assert ranks_job.run() == 0, ranks_job.log()
 
-    assert [words[1:] for words in ranks_job.ranks()] == [["2", "True"], ["2", "True"]]
+    assert [words[1:] for words in ranks_job.ranks()] == [["2", "False"], ["2", "False"]]
     assert [event.data for event in ranks_job.events() if event.type == "metrics"] == [{"rank": 0}]
     assert [event.type for event in ranks_job.events() if event.step == "train"].count("step.finished") == 1
     for path in ranks_job.workspace.root.rglob("*"):
