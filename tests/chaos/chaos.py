@@ -291,7 +291,9 @@ class Chaos:
             stream_faults=self._judge_streams(known),
             num_reconnects=sum(follower.num_connections for follower in self._followers),
             requeue_seconds=measure_requeues(self._faults, known),
-            resumptions=[found for job_id, r in known.items() for found in list_resumptions(r, journal.get(job_id, []))],
+            resumptions=[
+                found for job_id, r in known.items() for found in list_resumptions(r, journal.get(job_id, []))
+            ],
             attempts_per_job=[record.job.attempt for record in known.values()],
             outcomes=dict(Counter(a.outcome or "none" for record in known.values() for a in record.attempts)),
             unexpected_failures=[text for record in known.values() for text in find_unexpected_failures(record)],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.chaos.client import Unanswered
 from tests.chaos.plant import Part, Plant
-from tests.chaos.processes import Process, take_census
+from tests.chaos.processes import Census, Process, kill_all, take_census
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Injector:
             return {}
         return {"PostgreSQL killed": (3, self._kill_postgres), "PostgreSQL frozen": (3, self._freeze_postgres)}
 
-    def _census(self):  # type: ignore[no-untyped-def]
+    def _census(self) -> Census:
         return take_census(self._plant)
 
     def _choose(self, candidates: Sequence[Process]) -> Process | None:
@@ -125,8 +125,7 @@ class Injector:
         if worker is None:
             return None
         below = take_census(self._plant).below(worker.pid)
-        for process in below if is_whole else below[:1]:
-            _signal(process.pid, signal.SIGKILL)
+        kill_all(below if is_whole else below[:1])
         return Fault(kind, time.time(), worker.name, _find_jobs(below))
 
     def _choose_part(self, parts: Sequence[Part]) -> Part | None:

@@ -46,10 +46,12 @@ class PlantOptions:
     grace_seconds: float = 3.0
     python_path: Sequence[Path] = ()
     """Folders in front of the processes' module path."""
-    database_proxy: Path | None = None
-    """Folder of a socket that leads to the database; servers and workers take it."""
-    redis_proxy: Path | None = None
-    """Socket that leads to Valkey; servers and workers take it."""
+    database_port: int | None = None
+    """Port of a proxy before PostgreSQL, for servers and workers. None: they go there directly."""
+    worker_database_port: int | None = None
+    """The same for workers alone."""
+    redis_port: int | None = None
+    """Port of a proxy before Valkey. None: servers and workers go there directly."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -206,21 +208,23 @@ class Plant:
 
     def _build_server(self, number: int, port: int) -> Part:
         argv = [sys.executable, "-m", "app.cli", "api", "--port", str(port)]
-        return Part(f"server-{number}", argv, env=self._build_environment(self.folder), folder=self.folder)
+        env = self._build_environment(self.folder, database_port=self.options.database_port)
+        return Part(f"server-{number}", argv, env=env, folder=self.folder)
 
     def _build_worker(self, worker_id: str) -> Part:
         host = self.host_folder(worker_id)
         host.mkdir(parents=True)
         argv = [sys.executable, str(STUB_WORKER), "--worker-id", worker_id]
-        return Part(worker_id, argv, env=self._build_environment(host), folder=self.folder)
+        port = self.options.worker_database_port or self.options.database_port
+        return Part(worker_id, argv, env=self._build_environment(host, database_port=port), folder=self.folder)
 
-    def _build_environment(self, data_dir: Path) -> dict[str, str]:
+    def _build_environment(self, data_dir: Path, *, database_port: int | None) -> dict[str, str]:
         options = self.options
         database_url, redis_url = self.database_url, self.settings.redis_url
-        if options.database_proxy is not None and self.postgres is not None:
-            database_url = self.postgres.build_url(options.database_proxy)
-        if options.redis_proxy is not None:
-            redis_url = f"unix://{options.redis_proxy}"
+        if database_port is not None:
+            database_url = f"postgresql+psycopg://postgres@127.0.0.1:{database_port}/postgres"
+        if options.redis_port is not None:
+            redis_url = f"redis://127.0.0.1:{options.redis_port}/0"
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([*map(str, options.python_path), str(REPOSITORY)]),

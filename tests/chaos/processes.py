@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +67,13 @@ def take_census(plant: Plant) -> Census:
     """Looks at every process that descends from this one."""
     main_pids = frozenset(worker.pid for worker in plant.workers if worker.is_running)
     return Census(list(_describe(find_descendants())), main_pids)
+
+
+def kill_all(processes: Iterable[Process]) -> None:
+    """SIGKILL to each that is still there, in this order."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def reap_adopted(plant: Plant) -> None:

@@ -36,6 +36,8 @@ class Orders:
     prepare_seconds: float = 0.1
     has_grandchild: bool = False
     """Start a process in a session of its own, which nothing but its ancestors' watch ends."""
+    is_stubborn: bool = False
+    """Train on when asked to stop, until it is killed."""
 
     def to_text(self) -> str:
         """As the Config carries it."""
@@ -120,7 +122,7 @@ def train_on(folder: Path, orders: Orders, *, journal: Journal, context: StepCon
     done, state = load_newest(folder)
     journal.write("resumed", done)
     for number in range(done + 1, orders.num_steps + 1):
-        if context.stop.is_set:
+        if context.stop.is_set and not orders.is_stubborn:
             save(folder, number - 1, state=state, journal=journal, context=context)
             raise StepInterrupted(f"stopped after step {number - 1}")
         time.sleep(orders.step_seconds)

