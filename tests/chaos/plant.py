@@ -126,6 +126,8 @@ class Plant:
             heartbeat_seconds=options.heartbeat_seconds,
         )
         state = prepare_data_folder(self.settings, num_workers=options.num_workers)
+        # Its connections would be found open when they are collected, which counts as an error here.
+        state.jobs._sessions.engine.dispose()
         self.worker_ids = state.worker_ids
         self.key = state.api_key_path.read_text().strip()
         self.sessions = SessionFactory(build_engine(self.database_url, pool_size=4))

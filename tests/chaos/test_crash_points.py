@@ -38,6 +38,11 @@ class CrashPlant:
         while not self._stop.wait(0.05):
             self.plant.restart_dead()
 
+    def show(self) -> str:
+        """The end of every log, for whoever looks for a reason."""
+        texts = [(path.name, path.read_text(errors="replace")) for path in sorted(self.plant.folder.glob("*.log"))]
+        return "\n".join(f"--- {name}\n{text[-3000:]}" for name, text in texts)
+
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
@@ -60,7 +65,11 @@ class CrashPlant:
             job = self.plant.client.insist("GET", f"/v1/jobs/{job_id}").body
             return job if job["status"] in FINAL else None
 
-        return wait_until(ended, seconds=90, pause_seconds=0.1)
+        try:
+            return wait_until(ended, seconds=60, pause_seconds=0.1)
+        except AssertionError:
+            print(read_job(self.plant, job_id), self.show())
+            raise
 
 
 @pytest.fixture(scope="module", params=DATABASES)
