@@ -2,12 +2,12 @@
 
 import base64
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,10 @@ from trainer_core.watchdog import find_descendants
 
 REPOSITORY = Path(__file__).parents[2]
 STUB_WORKER = Path(__file__).parent / "stub_worker.py"
+GUARD = Path(__file__).parent / "guard.py"
 Database = Literal["sqlite", "postgres"]
+# Alembic keeps what it works on in its module: one migration at a time in a process.
+_MIGRATION = threading.Lock()
 _SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
 
 
@@ -55,11 +58,40 @@ class PlantOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+class Guard:
+    """A process that clears up should this one be killed: nothing that a test started may outlive it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", str(GUARD)], stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def watch_process(self, pid: int) -> None:
+        """To be ended."""
+        self._tell(f"pid {pid}")
+
+    def watch_folder(self, folder: Path) -> None:
+        """To be removed."""
+        self._tell(f"folder {folder}")
+
+    def close(self) -> None:
+        """Ends it; it ends and removes what is left."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        self._process.stdin.flush()
+
+
 class Part:
     """One process of the installation and how it is started; never restarted by itself."""
 
-    def __init__(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, guard: Guard) -> None:
         self.name = name
+        self._guard = guard
         self._argv, self._env, self._folder = list(argv), dict(env), folder
         self.process: subprocess.Popen[bytes] | None = None
         self.num_starts = 0
@@ -88,6 +120,7 @@ class Part:
                 env=self._env,
                 start_new_session=True,
             )
+        self._guard.watch_process(self.pid)
         self.num_starts += 1
 
     def send(self, number: int) -> None:
@@ -107,8 +140,13 @@ class Plant:
 
     def __init__(self, options: PlantOptions) -> None:
         self.options = options
+        self._guard = Guard()
         self.folder = Path(tempfile.mkdtemp(prefix="fs-ch-"))
-        self.postgres = PostgresProcess() if options.database == "postgres" else None
+        self._guard.watch_folder(self.folder)
+        self.postgres = None
+        if options.database == "postgres":
+            self.postgres = PostgresProcess(on_started=self._guard.watch_process)
+            self._guard.watch_folder(self.postgres.folder)
         if self.postgres is not None:
             self.postgres.start()
             self.database_url = self.postgres.url
@@ -125,7 +163,8 @@ class Plant:
             lease_seconds=options.lease_seconds,
             heartbeat_seconds=options.heartbeat_seconds,
         )
-        state = prepare_data_folder(self.settings, num_workers=options.num_workers)
+        with _MIGRATION:
+            state = prepare_data_folder(self.settings, num_workers=options.num_workers)
         # Its connections would be found open when they are collected, which counts as an error here.
         state.jobs._sessions.engine.dispose()
         self.worker_ids = state.worker_ids
@@ -133,7 +172,9 @@ class Plant:
         self.sessions = SessionFactory(build_engine(self.database_url, pool_size=4))
         self.storage = Storage(self.settings.storage_url)
         self.journal = self.folder / "journal.jsonl"
-        self.valkey = Part("valkey", build_valkey_argv(self.valkey_socket), env=os.environ, folder=self.folder)
+        self.valkey = Part(
+            "valkey", build_valkey_argv(self.valkey_socket), env=os.environ, folder=self.folder, guard=self._guard
+        )
         ports = [_find_port() for _ in range(options.num_servers)]
         self.servers = [self._build_server(number, port) for number, port in enumerate(ports, 1)]
         self.workers = [self._build_worker(worker_id) for worker_id in self.worker_ids]
@@ -194,7 +235,7 @@ class Plant:
         self.sessions.engine.dispose()
         if self.postgres is not None:
             self.postgres.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._guard.close()
 
     def _ask(self, path: str) -> int:
         try:
@@ -211,14 +252,15 @@ class Plant:
     def _build_server(self, number: int, port: int) -> Part:
         argv = [sys.executable, "-m", "app.cli", "api", "--port", str(port)]
         env = self._build_environment(self.folder, database_port=self.options.database_port)
-        return Part(f"server-{number}", argv, env=env, folder=self.folder)
+        return Part(f"server-{number}", argv, env=env, folder=self.folder, guard=self._guard)
 
     def _build_worker(self, worker_id: str) -> Part:
         host = self.host_folder(worker_id)
         host.mkdir(parents=True)
         argv = [sys.executable, str(STUB_WORKER), "--worker-id", worker_id]
         port = self.options.worker_database_port or self.options.database_port
-        return Part(worker_id, argv, env=self._build_environment(host, database_port=port), folder=self.folder)
+        env = self._build_environment(host, database_port=port)
+        return Part(worker_id, argv, env=env, folder=self.folder, guard=self._guard)
 
     def _build_environment(self, data_dir: Path, *, database_port: int | None) -> dict[str, str]:
         options = self.options

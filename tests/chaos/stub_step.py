@@ -79,6 +79,7 @@ def open_journal(config: Config, context: StepContext) -> tuple[Orders, Journal]
     workspace, attempt = Path(sys.argv[sys.argv.index("--workspace") + 1]), sys.argv[sys.argv.index("--attempt") + 1]
     journal = Journal(Path(orders.journal), job_id=workspace.name, attempt=int(attempt), step=context.step)
     journal.write("began")
+    print(context.step, "begins", flush=True)
     return orders, journal
 
 

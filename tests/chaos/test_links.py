@@ -56,7 +56,7 @@ def test_jobs_are_taken_and_run_on_while_redis_fails(
 ) -> None:
     plant, proxy = behind_redis_proxy
     # Both GPUs are taken, so that what is submitted now has to be dispatched later.
-    running = [submit(plant, num_steps=30, step_seconds=0.1) for _ in range(2)]
+    running = [submit(plant, num_steps=20, step_seconds=0.1) for _ in range(2)]
     for job_id in running:
         wait_training(plant, job_id)
     proxy.set(link, cut=False)

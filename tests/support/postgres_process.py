@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,12 +22,14 @@ _OPTIONS = ("max_connections=300", "shared_buffers=64MB", "wal_level=minimal", "
 class PostgresProcess:
     """One server on a unix socket. Unlike the one of `run_postgres` it is a child of this process: `pid` is its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_started: Callable[[int], object] = lambda pid: None) -> None:
+        """`on_started` is told the pid of every start."""
+        self._on_started = on_started
         # Short, because a socket's path may have 107 bytes; open to the user that the server runs as.
-        self._root = Path(tempfile.mkdtemp(prefix="fs-pg-"))
-        self._root.chmod(0o755)
-        self.socket_folder = self._root / "run"
-        self._data = self._root / "data"
+        self.folder = Path(tempfile.mkdtemp(prefix="fs-pg-"))
+        self.folder.chmod(0o755)
+        self.socket_folder = self.folder / "run"
+        self._data = self.folder / "data"
         self._user = _find_user()
         for folder in (self.socket_folder, self._data):
             folder.mkdir(mode=0o700)
@@ -83,19 +86,20 @@ class PostgresProcess:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(timeout=30)
-        shutil.rmtree(self._root, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _spawn(self) -> None:
         settings = [part for option in _OPTIONS for part in ("-c", option)]
         argv = [_find_tool("postgres"), "-D", str(self._data), "-k", str(self.socket_folder), "-h", "", *settings]
-        with (self._root / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._root, **self._as_user()
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, **self._as_user()
             )
+        self._on_started(self._process.pid)
 
     def _run_tool(self, name: str, *arguments: str) -> None:
         subprocess.run(
-            [_find_tool(name), *arguments], check=True, capture_output=True, cwd=self._root, **self._as_user()
+            [_find_tool(name), *arguments], check=True, capture_output=True, cwd=self.folder, **self._as_user()
         )
 
     def _as_user(self) -> dict[str, str]:
