@@ -266,7 +266,7 @@ class Chaos:
         return find_orphans(own)
 
     def _list_own_pids(self) -> list[int]:
-        pids = [part.pid for part in self._plant.parts]
+        pids = [self._plant.guard.pid, *(part.pid for part in self._plant.parts)]
         if self._plant.postgres is not None:
             pids.append(self._plant.postgres.pid)
         return [*pids, *(below for pid in pids for below in find_descendants(pid))]

@@ -66,6 +66,10 @@ class Guard:
             [sys.executable, "-S", str(GUARD)], stdin=subprocess.PIPE, start_new_session=True
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def watch_process(self, pid: int) -> None:
         """To be ended."""
         self._tell(f"pid {pid}")
@@ -140,13 +144,13 @@ class Plant:
 
     def __init__(self, options: PlantOptions) -> None:
         self.options = options
-        self._guard = Guard()
+        self.guard = Guard()
         self.folder = Path(tempfile.mkdtemp(prefix="fs-ch-"))
-        self._guard.watch_folder(self.folder)
+        self.guard.watch_folder(self.folder)
         self.postgres = None
         if options.database == "postgres":
-            self.postgres = PostgresProcess(on_started=self._guard.watch_process)
-            self._guard.watch_folder(self.postgres.folder)
+            self.postgres = PostgresProcess(on_started=self.guard.watch_process)
+            self.guard.watch_folder(self.postgres.folder)
         if self.postgres is not None:
             self.postgres.start()
             self.database_url = self.postgres.url
@@ -173,7 +177,7 @@ class Plant:
         self.storage = Storage(self.settings.storage_url)
         self.journal = self.folder / "journal.jsonl"
         self.valkey = Part(
-            "valkey", build_valkey_argv(self.valkey_socket), env=os.environ, folder=self.folder, guard=self._guard
+            "valkey", build_valkey_argv(self.valkey_socket), env=os.environ, folder=self.folder, guard=self.guard
         )
         ports = [_find_port() for _ in range(options.num_servers)]
         self.servers = [self._build_server(number, port) for number, port in enumerate(ports, 1)]
@@ -235,7 +239,7 @@ class Plant:
         self.sessions.engine.dispose()
         if self.postgres is not None:
             self.postgres.close()
-        self._guard.close()
+        self.guard.close()
 
     def _ask(self, path: str) -> int:
         try:
@@ -252,7 +256,7 @@ class Plant:
     def _build_server(self, number: int, port: int) -> Part:
         argv = [sys.executable, "-m", "app.cli", "api", "--port", str(port)]
         env = self._build_environment(self.folder, database_port=self.options.database_port)
-        return Part(f"server-{number}", argv, env=env, folder=self.folder, guard=self._guard)
+        return Part(f"server-{number}", argv, env=env, folder=self.folder, guard=self.guard)
 
     def _build_worker(self, worker_id: str) -> Part:
         host = self.host_folder(worker_id)
@@ -260,7 +264,7 @@ class Plant:
         argv = [sys.executable, str(STUB_WORKER), "--worker-id", worker_id]
         port = self.options.worker_database_port or self.options.database_port
         env = self._build_environment(host, database_port=port)
-        return Part(worker_id, argv, env=env, folder=self.folder, guard=self._guard)
+        return Part(worker_id, argv, env=env, folder=self.folder, guard=self.guard)
 
     def _build_environment(self, data_dir: Path, *, database_port: int | None) -> dict[str, str]:
         options = self.options
