@@ -116,6 +116,8 @@ def take_away(plant: Plant, place: Place) -> None:
     else:
         [worker] = plant.workers
         kill_all(take_census(plant).below(worker.pid))
+        # Else it might look alive when it is to be started again.
+        worker.kill()
 
 
 def bring_back(plant: Plant, place: Place) -> None:

@@ -23,7 +23,7 @@ from tests.chaos.chaos import describe_distribution
 from tests.chaos.oracle import judge_job, list_resumptions, read_job, read_journal_by_job
 from tests.chaos.plant import Database, Part, Plant, PlantOptions, run_plant, wait_until
 from tests.chaos.processes import kill_all, take_census
-from tests.chaos.work import submit, wait_ended, wait_training
+from tests.chaos.work import read_acts, submit, wait_ended, wait_training
 
 SLOTS = 2
 LONG = {"num_steps": 100_000, "step_seconds": 0.25, "save_every": 8}
@@ -103,6 +103,14 @@ class Measurement:
     def status(self, job_id: str) -> str:
         return str(self.plant.client.insist("GET", f"/v1/jobs/{job_id}").body["status"])
 
+    def has_resumed(self, job_id: str) -> bool:
+        """Whether it runs and its newest attempt trains."""
+        record = read_job(self.plant, job_id)
+        if record is None or record.job.status != "running":
+            return False
+        acts = read_acts(self.plant, job_id)
+        return any(e.act == "resumed" and e.attempt == record.job.attempt for e in acts)
+
     def find_jobs(self, worker: Part) -> list[str]:
         """Jobs that the worker's processes are at."""
         below = take_census(self.plant).below(worker.pid)
@@ -148,9 +156,8 @@ def measure_requeue(measurement: Measurement) -> list[Figure]:
         requeues += run_at_once(kill, victims)
         plant.restart_dead()
         plant.wait_ready(seconds=120)
-        running = [job_id for job_id in measurement.job_ids if measurement.status(job_id) != "cancelled"]
-        for job_id in running:
-            wait_until(lambda job_id=job_id: measurement.status(job_id) == "running", seconds=180)
+        for job_id in measurement.job_ids:
+            wait_until(lambda job_id=job_id: measurement.has_resumed(job_id), seconds=180, pause_seconds=0.2)
     return [
         build_figure("dead worker to requeued", requeues, goal=f"p99 <= {lease + 5:.0f} s", share=0.99, most=lease + 5),
         measure_lost_work(measurement),
