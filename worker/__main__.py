@@ -13,7 +13,7 @@ from pathlib import Path
 
 from celery import signals
 
-from app.db.session import SessionFactory, build_engine
+from app.db.session import build_engine
 from app.ids import new_id
 from app.jobs.catalogue import built_in_catalogue
 from app.jobs.service import JobService
@@ -30,6 +30,7 @@ from worker.celery_app import build_celery_app
 from worker.cleaning import CleaningThread
 from worker.drain import DrainFlag
 from worker.environment import build_probe_environment
+from worker.fork_gate import ForkGate
 from worker.gpus import find_gpus, read_gpus
 from worker.json_lines import take_over_celery_logging
 from worker.pipeline_process import PIPELINE_ENTRY
@@ -92,20 +93,22 @@ def run_worker(settings: Settings, *, host: Host) -> int:
         version=_read_version(),
         catalogue=built_in_catalogue(),
     )
+    gate = ForkGate()
     presence = Presence(
-        WorkerService(SessionFactory(build_engine(settings.database_url, pool_size=2))),
+        WorkerService(gate.build_sessions(build_engine(settings.database_url, pool_size=2))),
         info=info,
         load_catalogue=partial(load_catalogue, settings.plugins),
         heartbeat_seconds=settings.heartbeat_seconds,
         read_gpus=partial(read_gpus, [gpu.index for gpu in gpus]),
     )
-    previews = _build_preview_thread(settings, host)
-    cleaning = _build_cleaning_thread(settings)
+    previews = _build_preview_thread(settings, host, gate)
+    cleaning = _build_cleaning_thread(settings, gate)
     celery = build_celery_app(settings.redis_url, worker_id=host.worker_id)
     register_tasks(celery, settings=settings, host=host)
 
     def begin(**_: object) -> None:
-        # The pool's processes are forked by now: a thread that holds a lock at a fork would leave it locked there.
+        # The pool's processes are forked by now: a thread that holds a lock at a fork would leave it locked there. What
+        # is forked later, when one has died, finds the gate between them.
         presence.start()
         previews.start()
         cleaning.start()
@@ -140,16 +143,16 @@ def run_worker(settings: Settings, *, host: Host) -> int:
     return int(worker.exitcode or 0)
 
 
-def _build_preview_thread(settings: Settings, host: Host) -> PreviewThread:
+def _build_preview_thread(settings: Settings, host: Host, gate: ForkGate) -> PreviewThread:
     return PreviewThread(
-        PreviewService(SessionFactory(build_engine(settings.database_url, pool_size=1)), settings=settings),
+        PreviewService(gate.build_sessions(build_engine(settings.database_url, pool_size=1)), settings=settings),
         worker_id=host.worker_id,
         renderer=PreviewRenderer(settings, start_folder=host.start_folder, entry=host.preview_entry),
     )
 
 
-def _build_cleaning_thread(settings: Settings) -> CleaningThread:
-    sessions = SessionFactory(build_engine(settings.database_url, pool_size=1))
+def _build_cleaning_thread(settings: Settings, gate: ForkGate) -> CleaningThread:
+    sessions = gate.build_sessions(build_engine(settings.database_url, pool_size=1))
     jobs = JobService(sessions, settings=settings, storage=Storage.of(settings))
     return CleaningThread(settings, find_unfinished=jobs.find_unfinished)
 
