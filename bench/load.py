@@ -75,7 +75,7 @@ def measure_database(database: Database, arguments: argparse.Namespace) -> list[
 
 def measure_submits(database: Database, *, seconds: float, connections: int) -> list[Measured]:
     """A closed loop of submissions, after a warm-up second."""
-    with run_loaded(database) as loaded:
+    with run_loaded(database, with_worker=False) as loaded:
         request = loaded.service.encode("POST", "/v1/jobs", body=JOB)
         figure = measure_rate(loaded.service, "", request, seconds=seconds, connections=connections, goal="")
     assert figure.rate_per_second is not None

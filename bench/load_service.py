@@ -62,8 +62,12 @@ class Loaded:
 
 
 @contextmanager
-def run_loaded(database: Database) -> Iterator[Loaded]:
-    """Server and Valkey without a worker, on SQLite or on a PostgreSQL of its own; all of it is removed at the end."""
+def run_loaded(database: Database, *, with_worker: bool = True) -> Iterator[Loaded]:
+    """Server and Valkey, on SQLite or on a PostgreSQL of its own; all of it is removed at the end.
+
+    The worker is an entry in the database: who measures plays it. It has room for more jobs than any real one, and
+    placing a job looks at all that a worker has.
+    """
     with ExitStack() as stack:
         given: dict[str, str] = {}
         if database == "postgres":
@@ -79,7 +83,8 @@ def run_loaded(database: Database) -> Iterator[Loaded]:
         jobs = JobService(sessions, settings=settings, storage=Storage(settings.storage_url), bus=bus)
         worker_id = new_id("wrk")
         info = WorkerInfo(worker_id, "bench", gpus=(), slots=10_000, version="0", catalogue=built_in_catalogue())
-        WorkerService(sessions).register(info)
+        if with_worker:
+            WorkerService(sessions).register(info)
         principal = KeyService(sessions, settings).authenticate(service.key)
         assert principal is not None
         yield Loaded(service, settings, sessions, jobs, principal.owner, worker_id)

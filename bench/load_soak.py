@@ -38,7 +38,10 @@ def measure_soak(*, num_jobs: int, slots: int = 2) -> list[Measured]:
         statuses = run_jobs(service, num_jobs)
         elapsed = time.monotonic() - started
         deadline = time.monotonic() + 30
-        while count_processes(worker_pid) > worker_before.num_processes and time.monotonic() < deadline:
+        # A job is over a moment before its workspace is gone.
+        while time.monotonic() < deadline and (
+            count_processes(worker_pid) > worker_before.num_processes or weigh(service.folder).leftovers
+        ):
             time.sleep(0.1)
         server_after, worker_after, disk_after = look(service.pid), look(worker_pid), weigh(service.folder)
     name = f"soak of {num_jobs} jobs: "
