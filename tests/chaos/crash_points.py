@@ -41,7 +41,12 @@ _ALL = (
     CrashPoint("dispatch-marked-not-committed", "app.jobs.fleet:mark_dispatched", "after", scene="lost worker"),
     CrashPoint("cancel-committed-not-answered", "app.jobs.owner_side:OwnerSide.cancel", "after", scene="cancel"),
     CrashPoint("reclaim-selected-not-updated", "app.jobs.transitions:lose_lease", "before", scene="lost worker"),
-    CrashPoint("reclaim-updated-not-committed", "app.jobs.reconciler_side:_reclaim", "after", scene="lost worker"),
+    CrashPoint(
+        "reclaim-updated-not-committed",
+        "app.jobs.reconciler_side:ReconcilerSide._take_back",
+        "after",
+        scene="lost worker",
+    ),
     # The worker: taking a job.
     CrashPoint("claim-not-committed", "app.jobs.records:begin_attempt", "after"),
     CrashPoint("claim-committed-not-begun", "app.jobs.worker_side:WorkerSide.claim", "after", is_quick=True),
@@ -52,7 +57,7 @@ _ALL = (
     CrashPoint("events-committed", "app.jobs.worker_side:WorkerSide.record_events", "after"),
     CrashPoint("artifacts-put-not-recorded", "app.jobs.worker_side:WorkerSide.record_artifacts", "before"),
     CrashPoint("artifacts-recorded-not-marked", "app.jobs.worker_side:WorkerSide.record_artifacts", "after"),
-    CrashPoint("checkpoint-put-not-listed", "worker.publishing:checkpoint_manifest_key", "before"),
+    CrashPoint("checkpoint-put-not-listed", "worker.publishing:dump_manifest", "before"),
     CrashPoint("checkpoint-listed", "worker.publishing:Publisher.publish_checkpoint", "after"),
     CrashPoint("log-chunk-put-not-recorded", "app.jobs.worker_side:WorkerSide.record_log_chunk", "before"),
     CrashPoint("log-chunk-recorded", "app.jobs.worker_side:WorkerSide.record_log_chunk", "after"),

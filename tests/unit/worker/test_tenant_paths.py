@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,9 +49,10 @@ BAD_NAMES = [
 
 
 class Services:
-    """What a Publisher needs, with a storage in a folder."""
+    """What a Publisher needs, with a storage in a folder and a job of which nothing is published."""
 
     def __init__(self, folder: Path) -> None:
+        self.jobs = SimpleNamespace(list_artifacts=lambda owner, job_id: [])
         self.settings = Settings(data_dir=folder)
         self.storage = Storage(self.settings.storage_url)
 
@@ -74,7 +76,7 @@ def write_marker(workspace: Workspace, *, name: str = "data", root: str = "data"
 
 
 def publish(workspace: Workspace, services: Services) -> None:
-    Publisher(workspace, services=services, job_id="job-1", attempt=1).publish_step(Step.PREPARE)
+    Publisher(workspace, services=services, job_id="job-1", owner="ann", attempt=1).publish_step(Step.PREPARE)
 
 
 @pytest.mark.parametrize(("path", "reason"), BAD_PATHS, ids=[reason for _, reason in BAD_PATHS])
@@ -124,7 +126,7 @@ def test_a_link_in_a_checkpoint_is_neither_published_nor_followed(
     (folder / "away").symlink_to(tmp_path)
     (folder / MARKER).write_text(json.dumps({"saved_at": 1.0, "files": {"weights": 4}}))
 
-    Publisher(workspace, services=services, job_id="job-1", attempt=1).publish_checkpoint(folder)
+    Publisher(workspace, services=services, job_id="job-1", owner="ann", attempt=1).publish_checkpoint(folder)
 
     keys = services.storage.list("jobs")
     assert [key.rpartition("checkpoint-1/")[2] for key in keys if "checkpoint-1/" in key] == [MARKER, "weights"]
