@@ -143,6 +143,27 @@ def test_a_job_survives_a_crash_there(crashing: CrashPlant, point: CrashPoint) -
     assert num_jobs == count_submitted(), "a submission that was sent twice made two jobs"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [name_point(point) for point in CRASH_POINTS if point.scene == "preview"])
+def test_a_preview_survives_a_crash_there(crashing: CrashPlant, point: CrashPoint) -> None:
+    """Its lease of 30 s is the same for every installation."""
+    client = crashing.plant.client
+    file_id = client.upload(b'{"text": "a"}\n')
+    [worker] = crashing.plant.workers
+    num_starts = worker.num_starts
+    crashing.control.arm(point)
+    config = {"model_name_or_path": "owner/name"}
+
+    answer = client.insist("POST", "/v1/previews", body={"config": config, "file": file_id, "n": 1})
+    assert answer.status == 202, answer.body
+    path = f"/v1/previews/{answer.body['id']}"
+    wait_until(lambda: client.insist("GET", path).body["status"] in FINAL, seconds=90, pause_seconds=0.2)
+
+    assert not crashing.control.is_armed(point), "nobody came by"
+    assert worker.num_starts > num_starts
+    assert client.insist("GET", path).body["status"] == "succeeded"
+
+
 def count_submitted() -> int:
     """How many keys were used; the counter is put back."""
     global _numbers
