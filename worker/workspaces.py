@@ -7,14 +7,19 @@ from pathlib import Path
 
 from app.settings import Settings
 from trainer_core.workspace import Workspace
+from worker.strays import end_strays
 
 _FOLDER = "workspaces"
 _REMOVED_PREFIX = ".removed-"
 
 
 def make_workspace(settings: Settings, *, job_id: str, attempt: int) -> Workspace:
-    """Returns the job's workspace with the folder of this attempt made. Raises OSError."""
+    """Returns the job's workspace with the folder of this attempt made; what an earlier one runs in it is ended.
+
+    Raises OSError.
+    """
     workspace = Workspace(settings.data_dir / _FOLDER / job_id)
+    end_strays(workspace.root, before_attempt=attempt)
     workspace.attempt_dir(attempt).mkdir(parents=True, exist_ok=True)
     return workspace
 
