@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tests.chaos.client import FINAL, Follower, Unanswered
@@ -360,10 +359,3 @@ def _name_kind(part: Part) -> str:
 
 def _count_starts(plant: Plant, part: Part) -> int:
     return sum(each.num_starts for each in plant.parts if _name_kind(each) == _name_kind(part))
-
-
-def keep_logs(plant_folder: Path, target: Path) -> None:
-    """Copies the processes' logs, for whoever looks for a reason."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in plant_folder.glob("*.log"):
-        (target / path.name).write_bytes(path.read_bytes())
