@@ -115,14 +115,11 @@ class Chaos:
         become_subreaper()
         self._plan = plan
         self._rng = random.Random(plan.seed)
-        # A pause after each failure would only make the run longer.
-        environment = {"FINESMITH_RETRY_BACKOFF_SECONDS": "0.1,0.1,0.1"}
         self._plant = Plant(
             PlantOptions(
                 database=plan.database,
                 num_servers=plan.num_servers,
                 num_workers=plan.num_workers,
-                environment=environment,
             )
         )
         self._statuses: dict[str, str] = {}

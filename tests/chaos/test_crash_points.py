@@ -76,11 +76,7 @@ class CrashPlant:
 def crashing(request: pytest.FixtureRequest) -> Iterator[CrashPlant]:
     folder = Path(tempfile.mkdtemp(prefix="fs-cp-"))
     control = CrashControl(folder / "points")
-    # A pause after a failure would only make these tests longer.
-    environment = {"FINESMITH_RETRY_BACKOFF_SECONDS": "0.1,0.1,0.1"}
-    options = PlantOptions(
-        database=request.param, lease_seconds=2.5, python_path=control.python_path, environment=environment
-    )
+    options = PlantOptions(database=request.param, lease_seconds=2.5, python_path=control.python_path)
     with run_plant(options) as plant:
         running = CrashPlant(plant, control)
         yield running
