@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo test test-all lint format bench up clean
+.PHONY: help install demo test test-all chaos lint format bench up clean
 
 help:
 	@echo "make demo      install, start everything on this machine and run the main job; MODEL=folder DATA=file.jsonl KEEP=1"
 	@echo "make test      install, lint and run the tests (what CI runs)"
 	@echo "make test-all  also the long tests and those in a browser"
+	@echo "make chaos     kill, freeze and cut off every part of real installations at random (20 minutes); SEED= FAULTS="
 	@echo "make lint      format check, types, import rules"
 	@echo "make up        install and start the service on http://127.0.0.1:8000"
 	@echo "make bench     measure the service on this machine; writes bench/results/"
@@ -30,6 +31,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -q -m 'not gpu'
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m bench.chaos --database sqlite --faults $(or $(FAULTS),300) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m bench.chaos --database postgres --faults $(or $(FAULTS),300) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -88,6 +88,7 @@ def run_cell(place: Place, downtime_seconds: float, *, lease_seconds: float) -> 
         reconcile_seconds=1.0,
         redispatch_seconds=10.0,
         grace_seconds=30.0,
+        retry_backoff_seconds="10,60,300",
     )
     with run_plant(options) as plant:
         job_ids = [submit(plant, num_steps=NUM_STEPS, step_seconds=STEP_SECONDS, save_every=5) for _ in range(2)]

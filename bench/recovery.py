@@ -79,8 +79,6 @@ def build_options(database: Database, *, num_workers: int, lease: float) -> Plan
         reconcile_seconds=1.0,
         redispatch_seconds=10.0,
         grace_seconds=30.0,
-        # The pause after a failure comes behind what is measured here.
-        environment={"FINESMITH_RETRY_BACKOFF_SECONDS": "0.1,0.1,0.1"},
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.settings import Settings
 from trainer_core.workspace import Workspace
+from worker.strays import end_strays
 
 _FOLDER = "workspaces"
 _REMOVED_PREFIX = ".removed-"
@@ -15,10 +16,11 @@ _REMOVED_PREFIX = ".removed-"
 def make_workspace(settings: Settings, *, job_id: str, attempt: int) -> Workspace:
     """Returns the job's workspace with the folder of this attempt made. Raises OSError.
 
-    Call it when no process of the job is left: links that an earlier attempt has put there are removed, for what this
+    What an earlier attempt still runs in it is ended; then links that it has put there are removed, for what this
     process writes and reads must not follow them.
     """
     workspace = Workspace(settings.data_dir / _FOLDER / job_id)
+    end_strays(workspace.root, before_attempt=attempt)
     workspace.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_links(workspace.root)
     workspace.attempt_dir(attempt).mkdir(parents=True, exist_ok=True)

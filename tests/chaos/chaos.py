@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tests.chaos.client import FINAL, Follower, Unanswered
@@ -116,14 +115,11 @@ class Chaos:
         become_subreaper()
         self._plan = plan
         self._rng = random.Random(plan.seed)
-        # A pause after each failure would only make the run longer.
-        environment = {"FINESMITH_RETRY_BACKOFF_SECONDS": "0.1,0.1,0.1"}
         self._plant = Plant(
             PlantOptions(
                 database=plan.database,
                 num_servers=plan.num_servers,
                 num_workers=plan.num_workers,
-                environment=environment,
             )
         )
         self._statuses: dict[str, str] = {}
@@ -360,10 +356,3 @@ def _name_kind(part: Part) -> str:
 
 def _count_starts(plant: Plant, part: Part) -> int:
     return sum(each.num_starts for each in plant.parts if _name_kind(each) == _name_kind(part))
-
-
-def keep_logs(plant_folder: Path, target: Path) -> None:
-    """Copies the processes' logs, for whoever looks for a reason."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in plant_folder.glob("*.log"):
-        (target / path.name).write_bytes(path.read_bytes())

@@ -76,6 +76,24 @@ class Client:
                 raise Unanswered(said)
             time.sleep(0.1)
 
+    def upload(self, content: bytes) -> str:
+        """Uploads a training file; returns its id. Raises Unanswered."""
+        boundary = "----chaos"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+        connection = HTTPConnection("127.0.0.1", next(self._ports), timeout=TIMEOUT_SECONDS)
+        headers = {
+            "Authorization": f"Bearer {self._key}",
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+        }
+        try:
+            body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+            connection.request("POST", "/v1/files", body, headers)
+            return str(json.loads(connection.getresponse().read())["id"])
+        except (OSError, HTTPException, ValueError, KeyError) as error:
+            raise Unanswered(f"upload: {error!r}") from error
+        finally:
+            connection.close()
+
     def read_stream(self, path: str, *, after: int, timeout_seconds: float = 20.0) -> Iterator[tuple[str, Any]]:
         """Server-sent events of one connection as (name, data), after the number `after`. Raises Unanswered."""
         connection = HTTPConnection("127.0.0.1", next(self._ports), timeout=timeout_seconds)

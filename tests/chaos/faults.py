@@ -71,7 +71,7 @@ class Injector:
             "step frozen": (4, lambda kind: self._freeze(kind, self._census().steps())),
             "rank frozen": (3, lambda kind: self._freeze(kind, self._census().ranks())),
             "pipeline frozen": (4, lambda kind: self._freeze(kind, self._census().pipelines())),
-            "pool process frozen": (6, lambda kind: self._freeze(kind, self._census().pools())),
+            "pool process frozen": (6, lambda kind: self._freeze(kind, _prefer_busy(self._census()))),
             "worker frozen": (3, lambda kind: self._freeze_parts(kind, self._plant.workers)),
             "host frozen": (3, self._freeze_host),
             "server frozen": (3, lambda kind: self._freeze_parts(kind, self._plant.servers)),
@@ -110,7 +110,7 @@ class Injector:
 
     def _kill_pool(self, kind: str) -> Fault | None:
         census = take_census(self._plant)
-        victim = self._choose(census.pools())
+        victim = self._choose(_prefer_busy(census))
         if victim is None:
             return None
         jobs = _find_jobs(census.below(victim.pid))
@@ -197,6 +197,12 @@ class Injector:
             if self._plant.client.call("POST", f"/v1/jobs/{job_id}/{action}", timeout_seconds=5.0).status < 300:
                 return Fault(kind, time.time(), job_id)
         return None
+
+
+def _prefer_busy(census: Census) -> Sequence[Process]:
+    """Pool processes that supervise a job, where there are any."""
+    pools = census.pools()
+    return [pool for pool in pools if _find_jobs(census.below(pool.pid))] or pools
 
 
 def _find_jobs(processes: Sequence[Process]) -> tuple[str, ...]:

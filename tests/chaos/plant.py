@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class PlantOptions:
     reconcile_seconds: float = 0.2
     redispatch_seconds: float = 2.0
     grace_seconds: float = 3.0
+    retry_backoff_seconds: str = "0.1,0.1,0.1"
+    """Pauses after the first, the second and each later failure; production's are 10, 60 and 300."""
     python_path: Sequence[Path] = ()
     """Folders in front of the processes' module path."""
     database_port: int | None = None
@@ -55,7 +57,6 @@ class PlantOptions:
     """The same for workers alone."""
     redis_port: int | None = None
     """Port of a proxy before Valkey. None: servers and workers go there directly."""
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Guard:
@@ -286,7 +287,7 @@ class Plant:
             "FINESMITH_RECONCILE_INTERVAL_SECONDS": str(options.reconcile_seconds),
             "FINESMITH_REDISPATCH_SECONDS": str(options.redispatch_seconds),
             "FINESMITH_CANCEL_GRACE_SECONDS": str(options.grace_seconds),
-            **options.environment,
+            "FINESMITH_RETRY_BACKOFF_SECONDS": options.retry_backoff_seconds,
         }
 
 

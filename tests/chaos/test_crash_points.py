@@ -76,11 +76,7 @@ class CrashPlant:
 def crashing(request: pytest.FixtureRequest) -> Iterator[CrashPlant]:
     folder = Path(tempfile.mkdtemp(prefix="fs-cp-"))
     control = CrashControl(folder / "points")
-    # A pause after a failure would only make these tests longer.
-    environment = {"FINESMITH_RETRY_BACKOFF_SECONDS": "0.1,0.1,0.1"}
-    options = PlantOptions(
-        database=request.param, lease_seconds=2.5, python_path=control.python_path, environment=environment
-    )
+    options = PlantOptions(database=request.param, lease_seconds=2.5, python_path=control.python_path)
     with run_plant(options) as plant:
         running = CrashPlant(plant, control)
         yield running
@@ -141,6 +137,27 @@ def test_a_job_survives_a_crash_there(crashing: CrashPlant, point: CrashPoint) -
     with snapshot(crashing.plant.sessions) as connection:
         num_jobs = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
     assert num_jobs == count_submitted(), "a submission that was sent twice made two jobs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [name_point(point) for point in CRASH_POINTS if point.scene == "preview"])
+def test_a_preview_survives_a_crash_there(crashing: CrashPlant, point: CrashPoint) -> None:
+    """Its lease of 30 s is the same for every installation."""
+    client = crashing.plant.client
+    file_id = client.upload(b'{"text": "a"}\n')
+    [worker] = crashing.plant.workers
+    num_starts = worker.num_starts
+    crashing.control.arm(point)
+    config = {"model_name_or_path": "owner/name"}
+
+    answer = client.insist("POST", "/v1/previews", body={"config": config, "file": file_id, "n": 1})
+    assert answer.status == 202, answer.body
+    path = f"/v1/previews/{answer.body['id']}"
+    wait_until(lambda: client.insist("GET", path).body["status"] in FINAL, seconds=90, pause_seconds=0.2)
+
+    assert not crashing.control.is_armed(point), "nobody came by"
+    assert worker.num_starts > num_starts
+    assert client.insist("GET", path).body["status"] == "succeeded"
 
 
 def count_submitted() -> int:

@@ -130,7 +130,6 @@ def test_a_database_that_was_away_longer_than_a_lease_costs_no_job(build_postgre
 
 @pytest.mark.slow
 @pytest.mark.postgres
-@pytest.mark.xfail(strict=False, reason="holds once a reconciler that starts after an outage sees it in the database")
 def test_a_reconciler_that_starts_after_an_outage_gives_workers_a_lease_to_renew(build_postgres_plant) -> None:
     plant, server_link, worker_link = build_postgres_plant()
     [server] = plant.servers
