@@ -14,7 +14,7 @@ from types import ModuleType
 
 import psycopg
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 _PORT = 5432
 _OPTIONS = ("max_connections=300", "shared_buffers=64MB", "wal_level=minimal", "max_wal_senders=0")
 
