@@ -99,6 +99,7 @@ def test_every_block_of_code_runs(tmp_path: Path) -> None:
     assert "all ran" in run([sys.executable, "-c", "\n".join(program)], folder=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_the_projects_command_lines_run_one_after_the_other(hub: FakeHub, tmp_path: Path) -> None:
     for step, flags in {
         "prepare": (),

@@ -9,10 +9,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 import psycopg
+
+from trainer_core.watchdog import find_descendants
 
 START_SECONDS = 90.0
 _PORT = 5432
@@ -74,10 +77,16 @@ class PostgresProcess:
                 time.sleep(0.05)
 
     def kill(self) -> None:
-        """Ends its main process as a crash would; the others notice and end."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        """Ends its main process as a crash would; the others notice and end, frozen ones too."""
+        if self._process is None:
+            return
+        others = find_descendants(self.pid)
+        self._process.kill()
+        self._process.wait()
+        for pid in others:
+            # One that stands still would hold the shared memory without which no successor starts.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Stops it and removes its data."""

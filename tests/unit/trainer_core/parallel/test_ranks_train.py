@@ -29,6 +29,7 @@ def assert_whole_adapter(folder):
     assert all(8 in shape and min(shape) == 8 for shape in shapes.values())
 
 
+@pytest.mark.slow
 def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped(make_values, train_ranks):
     """One launch for all of it: starting two ranks costs more than the training."""
     fsdp = make_values("fsdp", **LORA, fsdp_strategy="full_shard auto_wrap")
