@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +74,8 @@ class PostgresProcess:
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
+                # Whoever froze it in mid-start may be waiting for this very start.
+                self._thaw([self.pid, *find_descendants(self.pid)])
                 time.sleep(0.05)
 
     def kill(self) -> None:
@@ -83,8 +85,12 @@ class PostgresProcess:
         others = find_descendants(self.pid)
         self._process.kill()
         self._process.wait()
-        for pid in others:
-            # One that stands still would hold the shared memory without which no successor starts.
+        # One that stands still would hold the shared memory without which no successor starts.
+        self._thaw(others)
+
+    @staticmethod
+    def _thaw(pids: Sequence[int]) -> None:
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
