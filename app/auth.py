@@ -6,12 +6,14 @@ from typing import Annotated
 
 from fastapi import Security
 from fastapi.security import HTTPBearer
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import ApiError, Forbidden, RateLimited, Unauthenticated, build_error_response
+from app.errors import ApiError, DatabaseUnavailable, Forbidden, RateLimited, Unauthenticated, build_error_response
 from app.keys import scopes
 from app.keys.buckets import Buckets
 from app.keys.service import KeyService, is_key
@@ -76,6 +78,10 @@ class AuthGate:
                 check_scope(principal, needed)
         except ApiError as error:
             await build_error_response(error)(scope, receive, send)
+            return
+        except (OperationalError, PoolTimeout):
+            # The handlers of the app stand behind this gate.
+            await build_error_response(DatabaseUnavailable())(scope, receive, send)
             return
         scope.setdefault("state", {})["principal"] = principal
         await self.app(scope, receive, send)

@@ -10,6 +10,7 @@ ApiError                    raised by routers, dependencies and middleware; alwa
 ├── BodyEncoded                 415: the body is compressed
 ├── RangeNotSatisfiable         416: the range lies outside the content
 └── Unavailable                 503: try again later (`Retry-After` says when)
+    └── DatabaseUnavailable
 """
 
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,13 @@ class Unavailable(ApiError):
 
     def __init__(self, message: str, *, code: str | None = None, retry_after_seconds: int = 2) -> None:
         super().__init__(message, code=code, headers={"retry-after": str(retry_after_seconds)})
+
+
+class DatabaseUnavailable(Unavailable):
+    """Raised, or answered for what the driver raises, while the database is away."""
+
+    def __init__(self) -> None:
+        super().__init__("The database does not answer; try again in a moment.", code="database_unavailable")
 
 
 _TYPES = {

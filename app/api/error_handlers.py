@@ -15,7 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.api.request_context import REQUEST_ID_HEADER, SAFE_HEADERS, get_request_id
-from app.errors import ApiError, ErrorDetail, Unavailable, build_error_response, convert_http_exception
+from app.errors import (
+    ApiError,
+    DatabaseUnavailable,
+    ErrorDetail,
+    build_error_response,
+    convert_http_exception,
+)
 
 log = structlog.get_logger("finesmith.api")
 
@@ -47,9 +53,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(PoolTimeout)
     async def answer_database_error(request: Request, error: Exception) -> Response:
         log.error("database.unavailable", request_id=get_request_id(request.scope), error=type(error).__name__)
-        return build_error_response(
-            Unavailable("The database does not answer; try again in a moment.", code="database_unavailable")
-        )
+        return build_error_response(DatabaseUnavailable())
 
     @app.exception_handler(OSError)
     async def answer_os_error(request: Request, error: OSError) -> Response:
