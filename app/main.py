@@ -146,8 +146,7 @@ async def _run_services(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _close(services: Services) -> None:
-    if services.group_commit is not None:
-        services.group_commit.close()
+    services.group_commit.close()
     services.queue.close()
     services.bus.close()
     services.engine.dispose()

@@ -105,7 +105,9 @@ def print_table(found: list[Measured]) -> None:
 def write_results(found: list[Measured], folder: Path) -> Path:
     """Writes the figures with what is needed to judge them."""
     now = datetime.now(UTC)
-    path = folder / f"load-cpu{os.cpu_count()}-{now:%Y-%m-%d}.json"
+    name = f"load-cpu{os.cpu_count()}-{now:%Y-%m-%d}"
+    numbers = [""] + [f"-{number}" for number in range(2, 100)]
+    path = next(each for each in (folder / f"{name}{number}.json" for number in numbers) if not each.exists())
     facts = {
         "command": " ".join(["python -m bench.load", *sys.argv[1:]]),
         "measured_at": now.isoformat(timespec="seconds"),

@@ -69,7 +69,8 @@ def run_loaded(database: Database, *, with_worker: bool = True) -> Iterator[Load
     placing a job looks at all that a worker has.
     """
     with ExitStack() as stack:
-        given: dict[str, str] = {}
+        # One owner plays all clients.
+        given = {"max_streams_per_owner": "10000"}
         if database == "postgres":
             from tests.support.postgres import run_postgres
 

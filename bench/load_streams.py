@@ -81,8 +81,12 @@ async def _open(loaded: Loaded, job_id: str) -> tuple[asyncio.StreamReader, asyn
         f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {loaded.service.key}\r\n"
         "Accept: text/event-stream\r\n\r\n".encode()
     )
-    while b"event: job.running" not in await reader.readline():
-        pass
+    answer = b""
+    while b"event: job.running" not in answer:
+        line = await reader.readline()
+        if not line:
+            raise ConnectionError(f"the stream of {job_id} ended before its events: {answer.decode()[:500]}")
+        answer += line
     return reader, writer
 
 

@@ -64,8 +64,9 @@ def main() -> int:
         print(f"{figure.name:<44}{figure.distribution!s:<90}{figure.goal:<28}{'met' if figure.is_met else 'MISSED'}")
     for problem in problems:
         print(problem)
+    name = "recovery" if set(options.only) == set(MEASUREMENTS) else "-".join(["recovery", *options.only])
     content = {"seed": options.seed, "figures": [asdict(figure) for figure in figures], "problems": problems}
-    print(f"written: {write_result('recovery', content, setup=SETUP, folder=options.out)}")
+    print(f"written: {write_result(name, content, setup=SETUP, folder=options.out)}")
     return 0 if not problems and all(figure.is_met for figure in figures) else 1
 
 
@@ -108,6 +109,13 @@ class Measurement:
             return False
         acts = read_acts(self.plant, job_id)
         return any(e.act == "resumed" and e.attempt == record.job.attempt for e in acts)
+
+    def restart_fleet(self) -> None:
+        """Starts the workers that are gone and waits until every job trains again: one that waits is no free slot."""
+        self.plant.restart_dead()
+        self.plant.wait_ready(seconds=120)
+        for job_id in self.job_ids:
+            wait_until(lambda job_id=job_id: self.has_resumed(job_id), seconds=180, pause_seconds=0.2)
 
     def find_jobs(self, worker: Part) -> list[str]:
         """Jobs that the worker's processes are at."""
@@ -152,10 +160,7 @@ def measure_requeue(measurement: Measurement) -> list[Figure]:
         measurement.fill()
         victims = rng.sample(plant.workers, max(1, len(plant.workers) // 2))
         requeues += run_at_once(kill, victims)
-        plant.restart_dead()
-        plant.wait_ready(seconds=120)
-        for job_id in measurement.job_ids:
-            wait_until(lambda job_id=job_id: measurement.has_resumed(job_id), seconds=180, pause_seconds=0.2)
+        measurement.restart_fleet()
     return [
         build_figure("dead worker to requeued", requeues, goal=f"p99 <= {lease + 5:.0f} s", share=0.99, most=lease + 5),
         measure_lost_work(measurement),
@@ -225,8 +230,7 @@ def measure_deploy(measurement: Measurement) -> list[Figure]:
         measurement.fill()
         victims = measurement.rng.sample(plant.workers, max(1, len(plant.workers) // 2))
         requeues += run_at_once(deploy, victims)
-        plant.restart_dead()
-        plant.wait_ready(seconds=120)
+        measurement.restart_fleet()
     for job_id in measurement.job_ids:
         record = read_job(plant, job_id)
         assert record is not None

@@ -96,6 +96,6 @@ async def _wait_until_over(
 
 async def _read_status(services: Services, owner: str, preview_id: str) -> PreviewStatus:
     """In WAL mode a read of one row waits for no writer: no thread is needed where the database is a local file."""
-    if services.group_commit is None:
+    if not services.has_local_database:
         return await run_in_threadpool(services.previews.get_status, owner, preview_id)
     return services.previews.get_status(owner, preview_id)

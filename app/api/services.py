@@ -52,8 +52,10 @@ class Services:
     live: LiveHub
     queue: WakeupQueue
     bus: Bus
-    group_commit: GroupCommit | None
-    """Writes submissions where the database is SQLite, which is local: its short reads need no thread either."""
+    group_commit: GroupCommit
+    """Writes submissions."""
+    has_local_database: bool
+    """The database is a local file: its short reads need no thread."""
 
     def check_database(self) -> None:
         """Raises what the driver raises when the database does not answer."""
@@ -91,7 +93,8 @@ def build_services(settings: Settings) -> Services:
         ),
         queue=queue,
         bus=bus,
-        group_commit=GroupCommit(sessions) if engine.dialect.name == "sqlite" else None,
+        group_commit=GroupCommit(sessions),
+        has_local_database=engine.dialect.name == "sqlite",
     )
 
 

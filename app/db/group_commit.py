@@ -1,4 +1,4 @@
-"""Many small writes in one commit, for SQLite, which lets one writer in at a time."""
+"""Many small writes in one commit: SQLite lets one writer in at a time, and PostgreSQL one for each owner's limits."""
 
 import asyncio
 import threading
