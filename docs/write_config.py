@@ -8,7 +8,6 @@ from typing import Any
 
 from trainer_core.config import SCRIPT_ONLY_FIELDS, SECRET_FIELDS, build_config_schema
 from trainer_core.config import fields as config_fields
-from trainer_core.config.checks import FIXED, NOT_YET
 
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Config
@@ -53,8 +52,6 @@ def _render_row(name: str, schema: dict[str, Any]) -> str:
         meaning += " Write-only over HTTP."
     if name in SCRIPT_ONLY_FIELDS and "for scripts" not in meaning.lower():
         meaning += " For scripts only."
-    if name in NOT_YET and name not in FIXED:
-        meaning += " Not supported yet: refused at any other value."
     return f"| `{name}` | `{default}` | {_describe_type(schema)} | {meaning.replace('|', chr(92) + '|')} |"
 
 

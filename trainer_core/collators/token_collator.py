@@ -35,9 +35,11 @@ class TokenCollator(BaseCollator):
 
     def parse_batch(self, raw_batch: list[RawSample]) -> Batch:
         """`input_ids`, `attention_mask` and `labels`, each int64 of shape (samples, longest sample)."""
-        return pad_samples(self.encode(raw_batch), pad_token_id=self._pad_token_id(), side=self.tokenizer.padding_side)
+        return pad_samples(self.encode(raw_batch), pad_token_id=self.pad_token_id, side=self.tokenizer.padding_side)
 
-    def _pad_token_id(self) -> int:
+    @property
+    def pad_token_id(self) -> int:
+        """What rows are filled up with; such tokens are neither attended to nor learned."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token_id is not None:
                 return int(token_id)

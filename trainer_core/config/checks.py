@@ -24,17 +24,11 @@ FIXED: dict[str, tuple[object, str]] = {
 }
 """Keys of which another value cannot work any more: the accepted value, and why."""
 
-NOT_YET: dict[str, object] = {
-    "tokens_per_batch": None,
-}
-"""Keys whose work has not been built, with the only value that is accepted."""
-
 
 def raise_problems(config: "Config") -> None:
     """Raises ProblemsFound with everything that is wrong between the keys."""
     finders = (
         _fixed,
-        _not_yet,
         _conflicts,
         find_quantizer_problems,
         find_training_problems,
@@ -56,14 +50,6 @@ def _fixed(config: "Config") -> Iterator[Problem]:
             yield Problem(f"{name}: {reason}", name, "invalid_value")
 
 
-def _not_yet(config: "Config") -> Iterator[Problem]:
-    for name, accepted in NOT_YET.items():
-        if getattr(config, name) != accepted:
-            yield Problem(f"{name} is not supported yet; leave it at {accepted!r}", name, "not_yet_supported")
-    if config.packing == "on":
-        yield Problem("packing='on' is not supported yet; use 'auto' or 'off'", "packing", "not_yet_supported")
-
-
 def _conflicts(config: "Config") -> Iterator[Problem]:
     if config.load_in_4bit and config.load_in_8bit:
         yield Problem("load_in_4bit and load_in_8bit exclude each other; set one", "load_in_4bit", "conflict")
@@ -72,6 +58,12 @@ def _conflicts(config: "Config") -> Iterator[Problem]:
     if config.fuse_after_training and not config.apply_lora:
         message = "fuse_after_training fuses a LoRA adapter, but apply_lora is False; set apply_lora=True"
         yield Problem(message, "fuse_after_training", "conflict")
+    if config.tokens_per_batch is not None and config.packing == "off":
+        message = "tokens_per_batch lays samples into rows, which packing='off' forbids; leave one of them out"
+        yield Problem(message, "tokens_per_batch", "conflict")
+    if config.fp8_base and (config.load_in_4bit or config.load_in_8bit or config.from_gptq or not config.apply_lora):
+        message = "fp8_base is for the 16-bit weights below an adapter; set apply_lora, and no other quantization"
+        yield Problem(message, "fp8_base", "conflict")
     if config.gptq_group_size == 0:
         message = "gptq_group_size is a number of weights, or -1 for one scale a row; 0 is neither"
         yield Problem(message, "gptq_group_size", "invalid_value")

@@ -33,6 +33,7 @@ LoraTargets = Annotated[str | list[str], BeforeValidator(parse_lora_targets)]
 Names = Annotated[list[str], BeforeValidator(split_names)]
 OptionalNames = Annotated[list[str] | None, BeforeValidator(split_optional_names)]
 LoraInit = Annotated[bool | str, BeforeValidator(parse_lora_init)]
+Choice = Literal["auto", "on", "off"]
 Options = Annotated[dict[str, JsonScalar] | None, BeforeValidator(parse_options)]
 
 
@@ -174,10 +175,11 @@ class Config:
     """The completion collator learns only what follows this text within the last part. None: all of the last part."""
     max_length: Positive = 2048
     """Longest sample in tokens; longer ones are cut."""
-    packing: Literal["auto", "on", "off"] = "auto"
-    """Lay several samples end to end in one row. `auto`: where that is exact."""
+    packing: Choice = "auto"
+    """Lay several samples end to end in one row, in place of padding. `auto`: where that is exact."""
     tokens_per_batch: Positive | None = None
-    """Tokens of an optimizer step, in place of a count of samples. None: count samples."""
+    """Tokens of an optimizer step, in place of a count of samples; one pass takes its share of them by
+    `gradient_accumulation_steps` and processes. None: count samples."""
 
     # Model
     model_name_or_path: Name = "mistralai/Mistral-7B-v0.1"
@@ -307,6 +309,34 @@ class Config:
     """Repository for what training makes, `owner/name`."""
     hub_private_repo: bool = True
     """Make that repository private."""
+
+    # Speed
+    fused_loss: Choice = "auto"
+    """Compute the loss from the last hidden states, without all logits. `auto`: where the model's loss stays the
+    same."""
+    lean_lora: Choice = "auto"
+    """Cast the adapter's few numbers to the activations' format, not the activations to theirs. `auto`: on layers with
+    one plain adapter."""
+    autocast: Literal["auto", "on"] = "auto"
+    """Mixed precision by autocast on a GPU. `auto`: only where parts of the model are in fp32."""
+    torch_compile: Choice = "auto"
+    """Compile each layer of the model. `auto`: on a GPU, with `tokens_per_batch`, for 100 steps or more."""
+    use_liger_kernel: Choice = "auto"
+    """Use Liger's kernels for norms, rotary positions and gated MLPs. `auto`: on a GPU, where Liger knows the model
+    and its layers are not compiled."""
+    fp8_base: bool = False
+    """Multiply by the frozen weights below an adapter in 8-bit floating point: faster on a GPU that does so, less
+    exact."""
+    activation_memory_budget_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """GiB that the layers' activations may take; as many layers as need be compute theirs anew. None: all layers keep
+    them, or none as `use_gradient_checkpointing` says."""
+    tokenize_once: Literal["auto", "off"] = "auto"
+    """Tokenise the data before the first step, and keep the tokens for later trainings on the same data. `auto`: where
+    data set and collator give the same samples each time."""
+    group_by_length: bool = False
+    """Put samples of like length into one batch, which then has less padding; without effect on rows."""
+    dataloader_num_workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Processes that make batches ahead. None: 2 on a GPU with 4 processor cores or more, else none."""
 
     # Tracking
     report_to: Names = field(default_factory=list)

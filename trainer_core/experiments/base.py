@@ -12,8 +12,8 @@ from trainer_core.checkpoints import remove_incomplete_checkpoints
 from trainer_core.config import dump_config
 from trainer_core.context import StepResult
 from trainer_core.errors import ConfigError, Problem, StepInputError, StepInterrupted
-from trainer_core.experiments.parts import ExperimentParts
 from trainer_core.experiments.saving import FolderFinisher, save_final_weights
+from trainer_core.experiments.speed import SpeedUps
 from trainer_core.models.attention import check_flash_attention
 from trainer_core.models.device_map import check_device_map
 from trainer_core.models.dtype import choose_dtype, get_dtype_name
@@ -38,7 +38,7 @@ from trainer_core.trainers.stop_callback import StopCallback
 from trainer_core.trainers.tracking.building import build_tracking_callback, check_trackers
 
 
-class Experiment(ExperimentParts):
+class Experiment(SpeedUps):
     """Builds every part of a training that it was not given, trains, saves, and fuses if the Config says so.
 
     `build()`, then `run()`. Every `build_*` method, `checks`, `save_config`, `apply_lora`, `stabilize_training`,
@@ -62,6 +62,7 @@ class Experiment(ExperimentParts):
         self._build_part("tokenizer")
         self._build_part("collator")
         self._build_model()
+        self.speed_up()
         if self.trainer is not None:
             self._tell_warning("a trainer was passed: it trains its own model on its own data, not what was built here")
         self._build_part("trainer")
@@ -107,8 +108,6 @@ class Experiment(ExperimentParts):
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU: there is no CUDA device"
         dtype = get_dtype_name(choose_dtype(config))
         self._tell("decision", f"trains in {dtype} on {device}", dtype=dtype, device=device)
-        if config.packing == "auto":
-            self._tell("decision", "pads short samples: packing them is not supported yet", packing="off")
 
     def internal_checks_before_train(self) -> None:
         """Raises StepInputError when evaluation is asked for and there is nothing to evaluate on."""
@@ -203,6 +202,7 @@ class Experiment(ExperimentParts):
                 "are averaged, whatever their sizes; labels come unshifted, with -100 where nothing is learned"
             )
         adapt_create_optimizer(trainer, config=self.config)
+        self.hand_over(trainer)
         trainer.add_callback(build_tracking_callback(self.config, context=self.context, is_job=self.owns_output_dir))
         finisher = FolderFinisher(
             self.tokenizer,
@@ -213,7 +213,7 @@ class Experiment(ExperimentParts):
         apply_fsdp_on_cpu(trainer)
         trainer.add_callback(StrategyCallback(trainer, config=self.config, events=self.context.events))
         self._stop_callback = StopCallback(self.context.stop)
-        trainer.add_callback(EventCallback(self.context.events))
+        trainer.add_callback(EventCallback(self.context.events, speed=getattr(trainer, "speed", None)))
         trainer.add_callback(self._stop_callback)
         trainer.add_callback(
             CheckpointCallback(

@@ -11,6 +11,7 @@ from transformers.trainer_utils import SchedulerType
 from trainer_core.config.schedulers import WITHOUT_WARMUP
 from trainer_core.context import EventSink
 from trainer_core.trainers.rate import TrainingRate
+from trainer_core.trainers.speed_meter import SpeedMeter
 
 _NOT_METRICS = {"num_input_tokens_seen", "train_tokens_per_second", "step"}
 _GIB = 2**30
@@ -19,8 +20,10 @@ _GIB = 2**30
 class EventCallback(TrainerCallback):
     """Emits `progress` (at most once in max(1 s, 0.5 % of the time run)) and `metrics` (each log record)."""
 
-    def __init__(self, events: EventSink) -> None:
+    def __init__(self, events: EventSink, *, speed: SpeedMeter | None = None) -> None:
+        """`speed`: read with each log record. None: nobody measures it."""
         self._events = events
+        self._speed = speed
         self._rate = TrainingRate()
         self._started_at = 0.0
         self._told_at = -math.inf
@@ -83,6 +86,8 @@ class EventCallback(TrainerCallback):
             self._tokens_per_second = self._rate.tokens_per_second()
             self._rate.begin_window()
             record["tokens_per_second"] = self._tokens_per_second
+            if self._speed is not None:
+                record |= self._speed.read(tokens_per_second=self._tokens_per_second)
             self._warn_of_nan(state)
         if torch.cuda.is_available():
             record["peak_memory_gib"] = torch.cuda.max_memory_allocated() / _GIB

@@ -3,12 +3,12 @@
 import logging
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import DataCollator, PreTrainedModel, Trainer, TrainingArguments
+from transformers import DataCollator, PreTrainedModel, TrainingArguments
 
 from trainer_core.config import Config
+from trainer_core.trainers.row_trainer import RowTrainer
 
 IGNORED_LABEL = -100
 """Label of a token that is not learned; the models' own losses know no other."""
@@ -16,7 +16,7 @@ IGNORED_LABEL = -100
 _logger = logging.getLogger(__name__)
 
 
-class LMTrainer(Trainer):
+class LMTrainer(RowTrainer):
     """Trains on the model's own loss, normalised by the supervised tokens of the whole optimizer step.
 
     Labels stand at their own token (the model shifts them) and are -100 where nothing is learned. `compute_loss` is
@@ -50,10 +50,3 @@ class LMTrainer(Trainer):
             **kwargs,
         )
         self.criterion = nn.CrossEntropyLoss(ignore_index=ignore_index, label_smoothing=args.label_smoothing_factor)
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
-        """The supervised tokens, at least 1: the sum over none is 0, and 0 / 0 would make every weight NaN."""
-        num_items = super()._get_num_items_in_batch(batch_samples, device)
-        if isinstance(num_items, torch.Tensor):
-            return num_items.clamp(min=1)
-        return num_items if num_items is None else max(num_items, 1)

@@ -49,6 +49,11 @@ def check_parallel(config: Config) -> None:
         raise ConfigError([Problem(message, "device_map", "conflict")])
 
 
+def is_sharding_asked_for(config: Config) -> bool:
+    """Whether DeepSpeed or FSDP is to train the model."""
+    return uses_deepspeed(config) or parse_fsdp_strategy(config.fsdp_strategy) is not None
+
+
 def build_parallel_options(config: Config, *, optimizer: str, events: EventSink) -> dict[str, Any]:
     """Options of TrainingArguments that stand above the plain ones; empty for one process without DeepSpeed.
 

@@ -1,0 +1,182 @@
+"""Whole trainings in rows: the same weights as padded ones, and what is told when it cannot be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
+from trainer_core.collators import LMCollator, collators_registry
+from trainer_core.config import Config
+from trainer_core.context import StepContext
+from trainer_core.errors import ConfigError
+from trainer_core.steps.train import train
+from trainer_core.trainers import LMTrainer, trainers_registry
+
+MakeConfig = Callable[..., Config]
+PLAIN = {"packing": "off", "fused_loss": "off", "lean_lora": "off"}
+
+
+def get_weights(experiment: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in experiment.model.named_parameters() if value.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"per_device_train_batch_size": 8},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+        {"per_device_train_batch_size": 4, "label_smoothing_factor": 0.1},
+        {"per_device_train_batch_size": 4, "use_gradient_checkpointing": True},
+        {"per_device_train_batch_size": 4, "apply_lora": False},
+    ],
+    ids=["LoRA", "accumulated", "label smoothing", "checkpointing", "full"],
+)
+def test_a_training_in_rows_is_the_padded_one(make_config: MakeConfig, tmp_path: Path, options: dict[str, Any]) -> None:
+    shared = {"max_steps": 4, "apply_lora": True, "lora_dropout": 0.0, "optim": "sgd", "learning_rate": 0.1}
+    data, eval_data = make_dataset(20), make_dataset(6)
+    runs = []
+    for name, plain in (("padded", PLAIN), ("rows", {})):
+        config = make_config(**{**shared, **options, **plain, "output_dir": str(tmp_path / name), "eval_steps": 2})
+        runs.append(train(config, data, eval_data))
+    padded, rows = runs
+    assert get_losses(rows) == pytest.approx(get_losses(padded), abs=1e-5)
+    assert len(get_losses(rows)) == 4
+    eval_losses = [
+        [record["eval_loss"] for record in run.trainer.state.log_history if "eval_loss" in record]  # type: ignore[union-attr]
+        for run in runs
+    ]
+    assert eval_losses[1] == pytest.approx(eval_losses[0], abs=1e-4)
+    for key, weight in get_weights(padded).items():
+        torch.testing.assert_close(get_weights(rows)[key], weight, atol=1e-6, rtol=1e-4, msg=key)
+
+
+def test_what_was_chosen_is_told_with_its_reason(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents
+) -> None:
+    train(make_config(max_steps=1, apply_lora=True, lora_dropout=0.0), make_dataset(8), context=context)
+    told = {key: data for data in events.of_type("decision") for key in data}
+    assert told["packing"]["packing"] == "on"
+    assert told["packing"]["tokens_per_row"] == 96
+    assert told["fused_loss"]["fused_loss"] == told["lean_lora"]["lean_lora"] == "on"
+    assert told["torch_compile"]["torch_compile"] == "off"
+    assert "GPU" in told["torch_compile"]["reason"]
+
+
+def test_metrics_tell_padding_and_waiting(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents
+) -> None:
+    train(make_config(max_steps=3), make_dataset(8), context=context)
+    record = next(data for data in events.of_type("metrics") if data["global_step"] == 2)
+    assert record["padding_percent"] == 0
+    assert 0 <= record["data_wait_percent"] <= 100
+
+
+def test_a_token_budget_makes_the_steps(make_config: MakeConfig, context: StepContext, events: RecordedEvents) -> None:
+    data = make_dataset(64)
+    config = make_config(tokens_per_batch=128, num_train_epochs=2, gradient_accumulation_steps=2)
+    experiment = train(config, data, context=context)
+    trainer = experiment.trainer
+    assert trainer is not None
+    sampler = trainer.token_budget  # type: ignore[attr-defined]
+    steps_a_pass = -(-len(sampler) // 2)
+    assert trainer.state.global_step == 2 * steps_a_pass
+    num_tokens = sum(sampler._lengths)
+    assert trainer.state.num_input_tokens_seen == 2 * num_tokens
+    assert num_tokens / (64 * len(sampler)) > 0.9
+
+
+@pytest.fixture
+def own_parts() -> None:
+    class OwnLoss(LMTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_loss(*args, **kwargs)
+
+    class OwnBatch(LMCollator):
+        def parse_batch(self, raw_batch: Any) -> Any:
+            return super().parse_batch(raw_batch)
+
+    trainers_registry.add(key="own-loss", value=OwnLoss, override=True)
+    collators_registry.add(key="own-batch", value=OwnBatch, override=True)
+
+
+@pytest.mark.usefixtures("own_parts")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"packing": "off"}, "packing is 'off'"),
+        ({"neftune_noise_alpha": 5.0}, "NEFTune"),
+        ({"trainer_key": "own-loss"}, "OwnLoss has a compute_loss of its own"),
+        ({"collator_key": "own-batch"}, "OwnBatch makes its batches itself"),
+    ],
+)
+def test_what_is_not_exact_in_rows_is_padded_and_told(
+    make_config: MakeConfig,
+    context: StepContext,
+    events: RecordedEvents,
+    options: dict[str, Any],
+    reason: str,
+) -> None:
+    experiment = train(make_config(max_steps=1, **options), make_dataset(8), context=context)
+    assert reason in events.messages("decision")
+    assert get_losses(experiment)
+    if options.get("packing") != "off":
+        with pytest.raises(ConfigError, match=reason):
+            train(make_config(max_steps=1, packing="on", **options), make_dataset(8))
+        with pytest.raises(ConfigError, match="tokens_per_batch"):
+            train(make_config(max_steps=1, tokens_per_batch=64, **options), make_dataset(8))
+
+
+def test_a_sample_longer_than_a_row_has_one_of_its_own(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents
+) -> None:
+    experiment = train(make_config(tokens_per_batch=16, num_train_epochs=1), make_dataset(12), context=context)
+    assert "longer than the 16 tokens of a row" in events.messages("warning")
+    assert experiment.trainer.state.num_input_tokens_seen == sum(  # type: ignore[union-attr]
+        experiment.trainer.token_budget._lengths  # type: ignore[union-attr]
+    )
+
+
+def test_out_of_memory_halves_the_rows_and_keeps_the_step(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path
+) -> None:
+    options = {"max_steps": 3, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
+    whole = train(make_config(**options, output_dir=str(tmp_path / "whole")), make_dataset(24))
+
+    class SmallDevice(LMTrainer):
+        """A device whose memory holds 100 tokens."""
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            self.model.register_forward_pre_hook(self._allocate, with_kwargs=True)
+            return super().create_optimizer(*args, **kwargs)
+
+        @staticmethod
+        def _allocate(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            if kwargs["input_ids"].numel() > 100:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    trainers_registry.add(key="small-device", value=SmallDevice, override=True)
+    config = make_config(**options, trainer_key="small-device", output_dir=str(tmp_path / "halved"))
+    halved = train(config, make_dataset(24), context=context)
+    assert "memory is too small: rows have" in events.messages("warning")
+    assert get_losses(halved) == pytest.approx(get_losses(whole), abs=1e-5)
+    for key, weight in get_weights(whole).items():
+        torch.testing.assert_close(get_weights(halved)[key], weight, atol=1e-6, rtol=1e-4, msg=key)
+
+
+def test_as_many_layers_as_the_budget_asks_for_compute_anew(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path
+) -> None:
+    options = {"max_steps": 2, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
+    kept = train(make_config(**options, output_dir=str(tmp_path / "kept")), make_dataset(16))
+    counts = []
+    for name, budget in (("none", 100.0), ("all", 1e-6)):
+        config = make_config(**options, output_dir=str(tmp_path / name), activation_memory_budget_gib=budget)
+        spared = train(config, make_dataset(16), context=context)
+        assert get_losses(spared) == pytest.approx(get_losses(kept), abs=1e-6)
+        model: Any = spared.model
+        counts.append(sum(layer.gradient_checkpointing for layer in model.model.layers))
+    assert counts == [0, 2]
+    assert [each["num_checkpointed_layers"] for each in events.of_type("decision") if "num_layers" in each] == [0, 2]

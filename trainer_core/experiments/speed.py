@@ -1,0 +1,278 @@
+"""What makes a training fast without changing what it learns: chosen, proven on the model, and told as events."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from trainer_core.config import Config
+from trainer_core.errors import ConfigError, Problem
+from trainer_core.experiments.parts import ExperimentParts
+from trainer_core.kernels.activation_budget import CheckpointedLayers, count_checkpointed
+from trainer_core.kernels.choosing import (
+    choose_compilation,
+    compare_losses,
+    find_autocast_obstacle,
+    find_lean_obstacle,
+    find_liger_obstacle,
+)
+from trainer_core.kernels.compiled_layers import compile_layers, find_layers
+from trainer_core.kernels.fp8_linear import convert_base_to_fp8, find_fp8_obstacle
+from trainer_core.kernels.fused_loss import FusedLoss, find_obstacle
+from trainer_core.kernels.liger import apply_liger
+from trainer_core.kernels.lora_linear import make_lean
+from trainer_core.models.dtype import choose_dtype, get_dtype_name
+from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
+from trainer_core.padding_free.attention import RowAttention
+from trainer_core.padding_free.collator import RowCollator
+from trainer_core.padding_free.model_check import build_probe_row, build_probe_samples, find_unexactness
+from trainer_core.padding_free.sampler import TokenBudgetSampler
+from trainer_core.trainers.building import get_trainer_class
+from trainer_core.trainers.parallel import is_sharding_asked_for
+from trainer_core.trainers.row_choice import choose_row_shape, find_row_obstacle, merge_accumulation
+from trainer_core.trainers.row_trainer import RowTrainer
+from trainer_core.trainers.speed_meter import count_flops_per_token, find_peak_flops
+
+
+class SpeedUps(ExperimentParts):
+    """Chooses before the trainer is built, and hands the trainer what it needs afterwards.
+
+    Each choice has a key of the Config: `off` leaves the plain way, `on` makes an obstacle an error, `auto` tells it.
+    """
+
+    _fused_loss: FusedLoss | None = None
+    _row_attention: RowAttention | None = None
+    _is_compiled = False
+    _num_checkpointed: int | None = None
+
+    def speed_up(self) -> None:
+        """Does nothing for a trainer that was passed: it trains its own model."""
+        if self.trainer is not None or self.training_arguments is None:
+            return
+        is_sharded = is_sharding_asked_for(self.config)
+        if not is_sharded:
+            self._place_model()
+        self._choose_rows(is_sharded=is_sharded)
+        if is_sharded:
+            return
+        self._choose_loss()
+        self._choose_adapter()
+        self._choose_base()
+        self._choose_precision()
+        self._choose_checkpoints()
+        self._choose_layers()
+
+    def hand_over(self, trainer: Trainer) -> None:
+        """Gives the trainer what was chosen for it."""
+        if not isinstance(trainer, RowTrainer):
+            return
+        trainer.speed.flops_per_token = count_flops_per_token(self._get_base())
+        trainer.speed.peak_flops = find_peak_flops()
+        trainer.on_halved = self._tell_halved
+        if self._num_checkpointed is not None:
+            trainer.add_callback(CheckpointedLayers(self._get_base(), num_layers=self._num_checkpointed))
+        if self._row_attention is not None:
+            trainer.row_attention = self._row_attention
+            trainer.fused_loss = self._fused_loss
+            trainer.token_budget = self._build_token_budget()
+
+    def _place_model(self) -> None:
+        """The model is run before the trainer takes it to its device."""
+        model, arguments = self._get_model(), self.training_arguments
+        assert arguments is not None
+        if getattr(model, "hf_device_map", None) is None and not getattr(self._get_base(), "is_quantized", False):
+            model.to(arguments.device)
+
+    def _choose_rows(self, *, is_sharded: bool) -> None:
+        config, arguments = self.config, self.training_arguments
+        assert arguments is not None
+        model = self._get_model()
+        obstacle = find_row_obstacle(
+            config,
+            trainer_cls=get_trainer_class(config),
+            collator=self.collator,
+            model=model,
+            is_sharded=is_sharded,
+        ) or find_unexactness(model, device=self._find_device())
+        if obstacle is not None:
+            if config.packing == "on" or config.tokens_per_batch is not None:
+                param = "packing" if config.packing == "on" else "tokens_per_batch"
+                message = f"{param}={getattr(config, param)!r}: samples cannot share rows here: {obstacle}"
+                raise ConfigError([Problem(message, param, "conflict")])
+            self._tell("decision", f"pads short samples: {obstacle}", packing="off", reason=obstacle)
+            return
+        self._is_compiled = choose_compilation(config, arguments=arguments) is None
+        is_on_gpu = self._find_device().type == "cuda"
+        shape = choose_row_shape(
+            config, arguments=arguments, multiple=64 if is_on_gpu else 1, is_static=self._is_compiled
+        )
+        if config.tokens_per_batch is None:
+            merge_accumulation(arguments)
+        self.collator = RowCollator(self.collator, shape=shape)  # type: ignore[arg-type]
+        self._row_attention = RowAttention(self._get_base())
+        self._tell(
+            "decision",
+            f"lays samples end to end in rows of up to {shape.capacity} tokens, without padding",
+            packing="on",
+            tokens_per_row=shape.capacity,
+            tokens_per_batch=config.tokens_per_batch,
+        )
+
+    def _choose_loss(self) -> None:
+        config = self.config
+        base = self._get_base()
+        obstacle = (
+            _say_off(config, "fused_loss")
+            or ("it is for samples in rows" if self._row_attention is None else None)
+            or ("label smoothing looks at all logits" if config.label_smoothing_factor else None)
+            or find_obstacle(base)
+        )
+        if obstacle is None and self._row_attention is not None:
+            fused_loss = FusedLoss(base)
+            obstacle = compare_losses(
+                self._get_model(), fused_loss, row_attention=self._row_attention, device=self._find_device()
+            )
+            if obstacle is not None:
+                fused_loss.detach()
+            else:
+                self._fused_loss = fused_loss
+        self._tell_choice("fused_loss", "computes the loss without holding all logits", obstacle)
+
+    def _choose_adapter(self) -> None:
+        if not self.config.apply_lora:
+            return
+        obstacle = _say_off(self.config, "lean_lora") or find_lean_obstacle(self._get_model())
+        if obstacle is None:
+            make_lean(self._get_model())
+        self._tell_choice("lean_lora", "casts the adapter's matrices, not the activations", obstacle)
+
+    def _choose_base(self) -> None:
+        if not self.config.fp8_base:
+            return
+        model = self._get_model()
+        obstacle = find_fp8_obstacle(model)
+        if obstacle is not None:
+            raise ConfigError([Problem(f"fp8_base: {obstacle}", "fp8_base", "conflict")])
+        num_layers = convert_base_to_fp8(model)
+        # What is fused in the end is the adapter over the base as it was given.
+        model.has_rounded_base = True
+        message = f"multiplies by {num_layers} frozen weights in 8-bit floating point"
+        self._tell("decision", message, fp8_base="on", num_layers=num_layers)
+
+    def _choose_checkpoints(self) -> None:
+        """As many layers as a budget asks for compute their activations anew."""
+        config, arguments = self.config, self.training_arguments
+        if config.activation_memory_budget_gib is None:
+            return
+        if self._row_attention is None or not isinstance(self.collator, RowCollator) or arguments is None:
+            message = "activation_memory_budget_gib needs samples in rows; set use_gradient_checkpointing instead"
+            raise ConfigError([Problem(message, "activation_memory_budget_gib", "conflict")])
+        base, model = self._get_base(), self._get_model()
+        if not arguments.gradient_checkpointing:
+            arguments.gradient_checkpointing = True
+            arguments.gradient_checkpointing_kwargs = dict(CHECKPOINTING_OPTIONS)
+            model.enable_input_require_grads()
+        self._num_checkpointed = count_checkpointed(
+            base,
+            row=build_probe_row(build_probe_samples(base.config)).to(self._find_device()),
+            row_attention=self._row_attention,
+            capacity=self.collator.shape.capacity,
+            budget_gib=config.activation_memory_budget_gib,
+        )
+        self._tell(
+            "decision",
+            f"{self._num_checkpointed} layers compute their activations anew",
+            num_checkpointed_layers=self._num_checkpointed,
+            num_layers=len(find_layers(base)),
+        )
+
+    def _choose_precision(self) -> None:
+        """16-bit weights need no autocast, which looks at every operation."""
+        arguments = self.training_arguments
+        assert arguments is not None
+        if not arguments.bf16:
+            return
+        obstacle = "autocast is 'on'" if self.config.autocast == "on" else find_autocast_obstacle(self._get_model())
+        if obstacle is None:
+            arguments.bf16, arguments.mixed_precision = False, "no"
+        dtype = get_dtype_name(choose_dtype(self.config))
+        reason = "" if obstacle is None else f": {obstacle}"
+        self._tell(
+            "decision",
+            f"computes in {dtype} {'by autocast' if obstacle else 'without autocast'}{reason}",
+            autocast="on" if obstacle else "off",
+        )
+
+    def _choose_layers(self) -> None:
+        config, arguments, base = self.config, self.training_arguments, self._get_base()
+        assert arguments is not None
+        obstacle = choose_compilation(config, arguments=arguments)
+        if obstacle is None and self._row_attention is None:
+            obstacle = "batches of padded samples have too many different shapes"
+        if obstacle is None:
+            compile_layers(base, is_static=config.tokens_per_batch is not None)
+        self._tell_choice("torch_compile", "compiles each layer of the model", obstacle)
+        if obstacle is None:
+            return
+        obstacle = _say_off(config, "use_liger_kernel") or find_liger_obstacle(base)
+        if obstacle is None:
+            apply_liger(base)
+        self._tell_choice("use_liger_kernel", "uses Liger's kernels for norms, positions and MLPs", obstacle)
+
+    def _build_token_budget(self) -> TokenBudgetSampler | None:
+        config, arguments = self.config, self.training_arguments
+        if config.tokens_per_batch is None or not isinstance(self.collator, RowCollator):
+            return None
+        assert arguments is not None
+        lengths = self._find_lengths()
+        num_longer = sum(length > self.collator.shape.capacity for length in lengths)
+        if num_longer:
+            self._tell_warning(
+                f"{num_longer} samples are longer than the {self.collator.shape.capacity} tokens of a row: each has a "
+                "longer row of its own; raise tokens_per_batch, or lower max_length, which cuts samples"
+            )
+        return TokenBudgetSampler(
+            lengths,
+            capacity=self.collator.shape.capacity,
+            seed=config.seed,
+            rank=arguments.process_index,
+            num_ranks=max(1, arguments.world_size),
+        )
+
+    def _find_lengths(self) -> Sequence[int]:
+        """Tokens of each sample; encodes all of them where they are not tokens already."""
+        assert isinstance(self.collator, RowCollator)
+        dataset: Any = self.train_dataset
+        return self.collator.measure(dataset)
+
+    def _tell_choice(self, key: str, deed: str, obstacle: str | None) -> None:
+        wanted = getattr(self.config, key)
+        if obstacle is not None and wanted == "on":
+            raise ConfigError([Problem(f"{key}='on': {obstacle}", key, "conflict")])
+        message = deed if obstacle is None else f"does not {_to_infinitive(deed)}: {obstacle}"
+        data = {key: "on" if obstacle is None else "off"}
+        self._tell("decision", message, **data, **({} if obstacle is None else {"reason": obstacle}))
+
+    def _tell_halved(self, most_tokens: int) -> None:
+        self._tell_warning(
+            f"the device's memory is too small: rows have {most_tokens} tokens at most from now on, and an optimizer "
+            "step the same samples as before"
+        )
+
+    def _get_base(self) -> Any:
+        model = self._get_model()
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def _find_device(self) -> torch.device:
+        device: torch.device = self._get_model().device
+        return device
+
+
+def _say_off(config: Config, key: str) -> str | None:
+    return f"{key} is 'off'" if getattr(config, key) == "off" else None
+
+
+def _to_infinitive(deed: str) -> str:
+    verb, _, rest = deed.partition(" ")
+    return f"{verb.removesuffix('s')} {rest}"

@@ -1,0 +1,71 @@
+"""Which layers compute their activations again, so that what is kept fits a budget."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.kernels.compiled_layers import find_layers
+from trainer_core.padding_free.attention import RowAttention
+from trainer_core.padding_free.rows import Row
+
+_GIB = 2**30
+
+
+def count_checkpointed(model: Any, *, row: Row, row_attention: RowAttention, capacity: int, budget_gib: float) -> int:
+    """How many layers must compute anew so that the others' activations of a row of `capacity` tokens fit the budget.
+
+    Runs the model on a short row and looks at what the first layer keeps. A layer that computes anew keeps its input.
+    """
+    layers = find_layers(model)
+    with row_attention.active():
+        layer_bytes = measure_layer_bytes(layers[0], run=lambda: model(**row.inputs))
+    num_tokens = row.inputs["input_ids"].numel()
+    layer_bytes = layer_bytes * capacity // num_tokens
+    width = model.config.get_text_config().hidden_size
+    input_bytes = capacity * width * model.get_input_embeddings().weight.element_size()
+    excess = len(layers) * layer_bytes - budget_gib * _GIB
+    spared = max(1, layer_bytes - input_bytes)
+    return min(len(layers), max(0, int(-(-excess // spared))))
+
+
+def measure_layer_bytes(layer: nn.Module, *, run: Any) -> int:
+    """Bytes that a layer keeps for its backward pass, without its weights, when `run` runs the model forward."""
+    weights = {each.untyped_storage().data_ptr() for each in (*layer.parameters(), *layer.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            # Held on to: the address of one that was let go of may be given to another.
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    handles = (
+        layer.register_forward_pre_hook(lambda *_: hooks.__enter__()),
+        layer.register_forward_hook(lambda *_: hooks.__exit__(None, None, None)),
+    )
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+class CheckpointedLayers(TrainerCallback):
+    """Leaves checkpointing to the first layers, after the trainer has turned it on for all."""
+
+    def __init__(self, model: Any, *, num_layers: int) -> None:
+        self._model = model
+        self._num_layers = num_layers
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first step."""
+        for number, layer in enumerate(find_layers(self._model)):
+            if hasattr(layer, "gradient_checkpointing"):
+                setattr(layer, "gradient_checkpointing", number < self._num_layers)  # noqa: B010 - unknown to mypy

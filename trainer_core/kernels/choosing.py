@@ -1,0 +1,86 @@
+"""Which of the faster ways a model takes, as far as it shows before the first step."""
+
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from trainer_core.config import Config
+from trainer_core.kernels.compiled_layers import find_compile_obstacle
+from trainer_core.kernels.fused_loss import FusedLoss
+from trainer_core.kernels.liger import find_liger_obstacle
+from trainer_core.kernels.lora_linear import find_lora_layers, is_plain
+from trainer_core.padding_free.attention import RowAttention
+from trainer_core.padding_free.model_check import build_probe_row, build_probe_samples
+
+__all__ = [
+    "choose_compilation",
+    "compare_losses",
+    "find_autocast_obstacle",
+    "find_lean_obstacle",
+    "find_liger_obstacle",
+]
+
+_MIN_STEPS = 100
+"""Compiling takes 10 to 30 s: as long as so many steps of a model that is worth it."""
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.02}
+"""Largest difference of two ways' mean loss, in nats."""
+
+
+def choose_compilation(config: Config, *, arguments: TrainingArguments) -> str | None:
+    """Why the layers are not compiled; None: they are."""
+    if config.torch_compile == "off":
+        return "torch_compile is 'off'"
+    if obstacle := find_compile_obstacle():
+        return obstacle
+    if config.torch_compile == "on":
+        return None
+    if config.load_in_8bit:
+        return "layers in 8 bits cannot be compiled"
+    if config.tokens_per_batch is None:
+        return "rows of a count of samples have too many different lengths; set tokens_per_batch"
+    if 0 < arguments.max_steps < _MIN_STEPS:
+        return f"{arguments.max_steps} steps are over before it pays"
+    return None
+
+
+@torch.no_grad()
+def compare_losses(
+    model: Any, fused_loss: FusedLoss, *, row_attention: RowAttention, device: torch.device
+) -> str | None:
+    """What is wrong when the fused loss of a short row is another than the model's own; None: nothing."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    row = build_probe_row(build_probe_samples(base.config)).to(device)
+    was_training = model.training
+    model.train(False)
+    try:
+        with row_attention.active():
+            plain = model(**row.inputs).loss.float()
+            with fused_loss.over(row.target_index_K, row.target_ids_K):
+                fused = model(**row.inputs).loss.float()
+    finally:
+        model.train(was_training)
+    difference = float((plain - fused).abs())
+    tolerance = _TOLERANCES.get(base.dtype, _TOLERANCES[torch.float32])
+    return None if difference <= tolerance else f"the loss differs by {difference:.2g} from the model's own"
+
+
+def find_lean_obstacle(model: Any) -> str | None:
+    """Why no layer's adapter can be computed leanly; None: at least one can."""
+    if not any(is_plain(layer) for layer in find_lora_layers(model)):
+        return "no adapter is a plain one on a linear layer"
+    return None
+
+
+def find_autocast_obstacle(model: Any) -> str | None:
+    """Why a model of mixed formats needs autocast; None: all of it is in 16 bits but for adapters that are cast."""
+    cast = {
+        id(parameter)
+        for layer in find_lora_layers(model)
+        if is_plain(layer) and "forward" in vars(layer)
+        for parameter in (*layer.lora_A.parameters(), *layer.lora_B.parameters())
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.dtype == torch.float32 and id(parameter) not in cast:
+            return f"{name} is in fp32"
+    return None

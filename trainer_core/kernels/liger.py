@@ -1,0 +1,27 @@
+"""Liger's kernels for what lies between the products of a model: norms, rotary positions, gated MLPs."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+
+_PATCHES = "liger_kernel.transformers.monkey_patch"
+
+
+def find_liger_obstacle(model: Any) -> str | None:
+    """Why Liger's kernels cannot be used on a model; None: they can."""
+    if not torch.cuda.is_available():
+        return "they need a GPU"
+    if importlib.util.find_spec("liger_kernel") is None:
+        return "the package liger-kernel is not installed"
+    if model.config.model_type not in importlib.import_module(_PATCHES).MODEL_TYPE_TO_APPLY_LIGER_FN:
+        return f"Liger does not know models of the type {model.config.model_type}"
+    return None
+
+
+def apply_liger(model: Any) -> None:
+    """Changes the model in place, and its module of transformers for this process; the loss stays as it is."""
+    importlib.import_module(_PATCHES)._apply_liger_kernel_to_instance(
+        model=model, fused_linear_cross_entropy=False, cross_entropy=False
+    )

@@ -1,0 +1,151 @@
+"""Whether a model is exact on rows: read from its settings, then proven on the model itself."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer_core.padding_free.attention import BoundaryError, RowAttention, record_windows
+from trainer_core.padding_free.rows import Row, RowShape, build_row
+
+_FULL = "full_attention"
+_SLIDING = "sliding_attention"
+_DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
+_LENGTHS = (19, 13)
+_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+"""Largest mean difference of two ways' losses of the tokens, in nats: several times what changing the order of the
+additions makes, and a fraction of what a neighbour's tokens do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    input_ids: list[int]
+
+    @property
+    def is_target(self) -> list[bool]:
+        return [True] * len(self.input_ids)
+
+
+def find_unexact_layers(settings: Any) -> str | None:
+    """What a model's settings say against rows, None: nothing.
+
+    A layer that carries a state from token to token would carry it from sample to sample.
+    """
+    text_settings = settings.get_text_config()
+    kinds = set(getattr(text_settings, "layer_types", None) or ()) - {_FULL, _SLIDING}
+    if kinds:
+        return f"its layers are of the kind {', '.join(sorted(map(str, kinds)))}"
+    if any(getattr(text_settings, name, None) for name in _DROPOUTS):
+        return "its attention drops weights at random"
+    if getattr(text_settings, "alibi", False):
+        return "its attention depends on distances that are not handed to it (ALiBi)"
+    if getattr(settings, "is_encoder_decoder", False):
+        return "it has an encoder"
+    return None
+
+
+@torch.no_grad()
+def find_unexactness(model: Any, *, device: Any) -> str | None:
+    """What is against running a model on rows; None: its losses stay the same. The model is left as it is.
+
+    Two short samples are run padded and then in one row; then one of them is changed, which must leave the other's
+    numbers as they are to the last bit. `device`: where the model lies.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    samples = build_probe_samples(base.config)
+    changed = [_Sample(list(reversed(samples[0].input_ids))), *samples[1:]]
+    try:
+        row_attention = RowAttention(base)
+        with _inference(model):
+            expected = _measure_padded(model, samples, device=device)
+            with row_attention.active(), record_windows() as windows:
+                found, logits_TV = _measure_row(model, samples, device=device)
+                _, changed_logits_TV = _measure_row(model, changed, device=device)
+    except (BoundaryError, TypeError) as error:
+        return str(error)
+    if not windows:
+        return "its attention is its own, not one of transformers' functions"
+    if problem := _check_windows(windows[: len(windows) // 2], base.config.get_text_config()):
+        return problem
+    first = len(samples[0].input_ids)
+    if not torch.equal(logits_TV[first:], changed_logits_TV[first:]):
+        return "a sample's numbers change with another sample of its row"
+    difference = float((found - expected).abs().mean())
+    tolerance = _TOLERANCES.get(logits_TV.dtype, _TOLERANCES[torch.float32])
+    if not difference <= tolerance:
+        return f"the losses of its tokens differ by {difference:.2g} from those of padded samples"
+    return None
+
+
+def _check_windows(windows: Sequence[int | None], settings: Any) -> str | None:
+    """A model that tells of its window by its mask alone would silently attend to everything."""
+    kinds = getattr(settings, "layer_types", None)
+    window = getattr(settings, "sliding_window", None)
+    if kinds:
+        num_sliding = list(kinds).count(_SLIDING)
+    else:
+        num_sliding = len(windows) if window is not None and getattr(settings, "use_sliding_window", True) else 0
+    num_told = sum(each is not None for each in windows)
+    if num_told < num_sliding:
+        return f"{num_sliding} of its layers look at a window of tokens, and {num_told} tell of it"
+    return None
+
+
+def build_probe_samples(settings: Any) -> list[_Sample]:
+    """Two short samples of random words."""
+    vocab_size = settings.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    return [_Sample(torch.randint(0, vocab_size, (length,), generator=generator).tolist()) for length in _LENGTHS]
+
+
+def _measure_padded(model: nn.Module, samples: Sequence[_Sample], *, device: Any) -> torch.Tensor:
+    longest = max(len(sample.input_ids) for sample in samples)
+    ids_BL = torch.zeros(len(samples), longest, dtype=torch.long)
+    mask_BL = torch.zeros_like(ids_BL)
+    for row, sample in enumerate(samples):
+        ids_BL[row, : len(sample.input_ids)] = torch.tensor(sample.input_ids)
+        mask_BL[row, : len(sample.input_ids)] = 1
+    ids_BL, mask_BL = ids_BL.to(device), mask_BL.to(device)
+    logits_BLV = model(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
+    return torch.cat(
+        [
+            _losses(logits_BLV[row, : len(sample.input_ids)], ids_BL[row, : len(sample.input_ids)])
+            for row, sample in enumerate(samples)
+        ]
+    )
+
+
+def _measure_row(model: nn.Module, samples: Sequence[_Sample], *, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    row = build_probe_row(samples).to(device)
+    inputs = {name: value for name, value in row.inputs.items() if name != "labels"}
+    logits_TV = model(**inputs).logits[0]
+    ends = [0, *torch.tensor([len(sample.input_ids) for sample in samples]).cumsum(0).tolist()]
+    ids_T = row.inputs["input_ids"][0]
+    losses = [_losses(logits_TV[start:end], ids_T[start:end]) for start, end in itertools.pairwise(ends)]
+    return torch.cat(losses), logits_TV
+
+
+def build_probe_row(samples: Sequence[Any]) -> Row:
+    """A row of samples that is not filled up."""
+    longest = max(len(sample.input_ids) for sample in samples)
+    shape = RowShape(capacity=sum(len(sample.input_ids) for sample in samples), longest=longest)
+    return build_row(samples, shape=shape, fill_token_id=0)
+
+
+def _losses(logits_LV: torch.Tensor, ids_L: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits_LV[:-1].float(), ids_L[1:], reduction="none")
+
+
+@contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Without dropout, so that no random number is drawn."""
+    was_training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)

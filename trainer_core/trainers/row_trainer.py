@@ -1,0 +1,189 @@
+"""A Trainer that takes rows of whole samples, several to an optimizer step, as well as padded batches."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from trainer_core.kernels.fused_loss import FusedLoss
+from trainer_core.padding_free.attention import RowAttention
+from trainer_core.padding_free.collator import is_row_batch
+from trainer_core.padding_free.rows import Row, split_row
+from trainer_core.padding_free.sampler import TokenBudgetSampler
+from trainer_core.trainers.speed_meter import SpeedMeter
+
+OVERRIDES = (
+    "compute_loss",
+    "training_step",
+    "prediction_step",
+    "get_batch_samples",
+    "get_train_dataloader",
+    "_get_num_items_in_batch",
+    "_track_num_input_tokens",
+)
+"""What a subclass may override; one that does gets the padded batches that it was written for."""
+
+
+class RowTrainer(Trainer):
+    """Adds to Trainer what rows need; with padded batches it is Trainer.
+
+    A batch of rows holds all samples of an optimizer step: their rows are run one after the other, and their gradients
+    add up to those of one pass over all.
+    """
+
+    row_attention: RowAttention | None = None
+    """Lets the model take rows; there is none where batches are padded."""
+    fused_loss: FusedLoss | None = None
+    """Computes the loss of rows without their logits; None: the model's own loss."""
+    token_budget: TokenBudgetSampler | None = None
+    """Which samples make a row, in place of a count of samples; None: the count."""
+    on_halved: Any = None
+    """Called with the number of tokens that rows have from now on, when the device's memory was too small."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer."""
+        self.speed = SpeedMeter()
+        self._most_tokens: int | None = None
+        super().__init__(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """With a token budget each batch is one row of it, and each rank's loader knows its own."""
+        if self.token_budget is None:
+            return super().get_train_dataloader()
+        arguments = self.args
+        dataset: Any = self.train_dataset
+        return _RowLoader(
+            dataset,
+            batch_sampler=self.token_budget,
+            collate_fn=self.data_collator,
+            num_workers=arguments.dataloader_num_workers,
+            pin_memory=arguments.dataloader_pin_memory,
+            persistent_workers=arguments.dataloader_persistent_workers,
+            prefetch_factor=arguments.dataloader_prefetch_factor,
+        )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
+        """Counts the time that the training waits for its data."""
+        with self.speed.waiting():
+            return super().get_batch_samples(*args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
+        """The supervised tokens, at least 1: the sum over none is 0, and 0 / 0 would make every weight NaN."""
+        if batch_samples and is_row_batch(batch_samples[0]):
+            num_targets = sum(row.num_targets for batch in batch_samples for row in batch["rows"])
+            return max(1, self._sum_over_ranks(num_targets))
+        num_items = super()._get_num_items_in_batch(batch_samples, device)
+        if isinstance(num_items, torch.Tensor):
+            return num_items.clamp(min=1)
+        return num_items if num_items is None else max(num_items, 1)
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Runs the rows of a step, or one padded batch. Out of memory: begins the step anew with smaller rows."""
+        if not is_row_batch(inputs):
+            return super().training_step(model, inputs, num_items_in_batch)
+        while True:
+            rows = self._fit_rows([row.to(self.args.device, non_blocking=True) for row in inputs["rows"]])
+            try:
+                return self._run_rows(model, rows, num_items_in_batch)
+            except torch.cuda.OutOfMemoryError:
+                if self.args.world_size > 1 or self.args.gradient_accumulation_steps > 1:
+                    raise
+                if max(row.num_samples for row in rows) == 1:
+                    raise
+                self._halve(rows)
+            # What the failed pass holds is let go of with its error, after the handler has been left.
+            model.zero_grad()
+            torch.cuda.empty_cache()
+
+    def _run_rows(
+        self, model: nn.Module, rows: list[Row], num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        losses = []
+        for row in rows:
+            is_last = row is rows[-1]
+            context = contextlib.nullcontext() if is_last else self.accelerator.no_sync(model)
+            with context, self._running(row):
+                losses.append(super().training_step(model, row.inputs, num_items_in_batch))
+        return torch.stack(losses).sum()
+
+    def _fit_rows(self, rows: list[Row]) -> list[Row]:
+        """Rows of at most as many tokens as have been found to fit."""
+        if self._most_tokens is None:
+            return rows
+        fitting: list[Row] = []
+        waiting = list(reversed(rows))
+        while waiting:
+            row = waiting.pop()
+            halves = split_row(row) if row.num_tokens > self._most_tokens else None
+            if halves is None:
+                fitting.append(row)
+            else:
+                waiting += reversed(halves)
+        return fitting
+
+    def _halve(self, rows: list[Row]) -> None:
+        self._most_tokens = max(1, max(row.num_tokens for row in rows) // 2)
+        if self.on_halved is not None:
+            self.on_halved(self._most_tokens)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """Of rows there is the loss alone: the mean over their supervised tokens."""
+        if not is_row_batch(inputs):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        rows = [row.to(self.args.device, non_blocking=True) for row in inputs["rows"]]
+        num_targets = max(1, sum(row.num_targets for row in rows))
+        losses = []
+        for row in rows:
+            with torch.no_grad(), self.compute_loss_context_manager(), self._running(row):
+                loss: Any = self.compute_loss(model, dict(row.inputs), num_items_in_batch=num_targets)
+                losses.append(loss)
+        return torch.stack(losses).sum().detach(), None, None
+
+    @contextlib.contextmanager
+    def _running(self, row: Row) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if self.row_attention is not None:
+                stack.enter_context(self.row_attention.active())
+            if self.fused_loss is not None:
+                stack.enter_context(self.fused_loss.over(row.target_index_K, row.target_ids_K))
+            yield
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Counted where the rows were made: looking at the device would wait for it."""
+        if not is_row_batch(inputs):
+            super()._track_num_input_tokens(inputs)  # type: ignore[no-untyped-call]
+            if "attention_mask" in inputs:
+                mask = inputs["attention_mask"]
+                self.speed.add_batch(num_tokens=int(mask.sum()), num_places=mask.numel())
+            return
+        num_tokens = sum(row.num_tokens for row in inputs["rows"])
+        num_places = sum(row.inputs["input_ids"].numel() for row in inputs["rows"])
+        self.speed.add_batch(num_tokens=num_tokens, num_places=num_places)
+        self.state.num_input_tokens_seen += self._sum_over_ranks(num_tokens)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted for rows: Trainer would walk over all parameters each time, for a figure that nobody reads."""
+        return 0 if is_row_batch(inputs) else super().floating_point_ops(inputs)
+
+    def _sum_over_ranks(self, number: int) -> int:
+        if self.args.world_size == 1:
+            return number
+        counted: Any = self.accelerator.gather(torch.tensor(number, device=self.args.device))
+        return int(counted.sum())
+
+
+class _RowLoader(DataLoader[Any]):
+    """Tells its sampler of each new pass, as the training loop tells it."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each pass."""
+        sampler: Any = self.batch_sampler
+        sampler.set_epoch(epoch)
