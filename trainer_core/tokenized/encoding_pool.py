@@ -11,7 +11,7 @@ from trainer_core.datasets.base import BaseDataset
 from trainer_core.errors import StepInterrupted
 from trainer_core.tokenized.encoding import EncodedChunk
 from trainer_core.tokenized.encoding_process import EncodingProcess
-from trainer_core.tokenized.row_encoder import Rows, pickle_encoder
+from trainer_core.tokenized.row_encoder import LoadFailure, Rows, pickle_encoder
 from trainer_core.tokenized.row_sample_error import RowSampleError, locate_error
 
 ROWS_AT_ONCE = 64
@@ -25,7 +25,7 @@ class EncodingPool:
     """Processes, and a thread for each that talks to it. Ends them all when it is closed."""
 
     def __init__(self, dataset: BaseDataset, collator: TokenCollator, *, num_processes: int) -> None:
-        """Raises LoadFailure for a collator that cannot be sent to another process, and OSError."""
+        """Raises LoadFailure where no process can be started, or none that could know the collator."""
         self._dataset = dataset
         payload, self._sends_positions = pickle_encoder(dataset, collator)
         self._num_processes = num_processes
@@ -37,9 +37,9 @@ class EncodingPool:
                 process = EncodingProcess(payload)
                 self._processes.append(process)
                 self._idle.put(process)
-        except OSError:
+        except OSError as error:
             self.close()
-            raise
+            raise LoadFailure(f"no process can be started: {error}") from error
 
     def encode_from(self, start: int, *, should_stop: Callable[[], bool]) -> Iterator[EncodedChunk]:
         """The tokens of the rows from `start` on. Raises what `EncodingProcess.encode` raises, and StepInterrupted."""

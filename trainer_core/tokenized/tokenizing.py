@@ -69,6 +69,10 @@ def tokenize_rows(
     return rows
 
 
+class _UnsoundEntry(Exception):
+    """An entry that is damaged, or of other samples."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """What is asked for."""
@@ -82,24 +86,27 @@ class _Work:
     def open_or_make(self, entry: Path) -> TokenizedRows:
         """The entry, made where it is missing or not what it should be; waits for another process that makes it."""
         is_made = False
-        gives_up_at = time.monotonic() + SECONDS_UNTIL_A_KEY_OF_ITS_OWN
+        unsound_since: float | None = None
         while True:
             if self.should_stop():
                 raise StepInterrupted("stopped before the data were tokenised")
-            rows = self._open(entry, is_made=is_made)
+            try:
+                rows = self._open(entry, is_made=is_made)
+                unsound_since = None
+            except _UnsoundEntry:
+                rows, unsound_since = None, unsound_since or time.monotonic()
             if rows is not None:
                 return rows
             is_made = self._make_if_free(entry)
             if is_made:
                 continue
-            if load_facts(entry) is not None and time.monotonic() > gives_up_at:
+            if unsound_since is not None and time.monotonic() - unsound_since > SECONDS_UNTIL_A_KEY_OF_ITS_OWN:
                 # Whoever reads it may go on for days.
-                entry = entry.with_name(f"{entry.name}-{token_hex(4)}")
-            else:
-                time.sleep(POLL_SECONDS)
+                entry, unsound_since = entry.with_name(f"{entry.name}-{token_hex(4)}"), None
+            time.sleep(POLL_SECONDS)
 
     def _open(self, entry: Path, *, is_made: bool) -> TokenizedRows | None:
-        """None where there is no sound entry; also while another process writes it."""
+        """None where there is no entry, also while another process writes it. Raises _UnsoundEntry."""
         lock = try_lock(entry, shared=True)
         if lock is None:
             return None
@@ -108,8 +115,9 @@ class _Work:
             if is_made or self._is_sound(rows):
                 mark_used(entry)
                 return rows
-            logger.warning("the tokenised samples in %s are not what they should be, and are made anew", entry)
         lock.release()
+        if entry.exists():
+            raise _UnsoundEntry
         return None
 
     def _make_if_free(self, entry: Path) -> bool:
@@ -120,6 +128,8 @@ class _Work:
         with lock:
             if load_facts(entry) is not None and self._is_sound(TokenizedRows(entry, lock=lock)):
                 return False
+            if entry.exists():
+                logger.warning("the tokenised samples in %s are not what they should be, and are made anew", entry)
             partial = get_partial_path(entry)
             for leftover in (partial, entry):
                 if leftover.exists():
