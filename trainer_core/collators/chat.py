@@ -20,6 +20,7 @@ class ChatCollator(TokenCollator):
     """
 
     default_must_have_keys: ClassVar[tuple[str, ...]] = ("messages",)
+    gives_same_tokens: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class CompletionCollator(TokenCollator):
     """
 
     default_must_have_keys: ClassVar[tuple[str, ...]] = ("text_parts",)
+    gives_same_tokens: ClassVar[bool] = True
 
     def __init__(
         self, tokenizer: Any, max_length: int, separator: str = "\n", prefix_end: str | None = None, **kwargs: Any

@@ -18,6 +18,7 @@ class LMCollator(TokenCollator):
     """
 
     default_must_have_keys: ClassVar[tuple[str, ...]] = ("text_parts",)
+    gives_same_tokens: ClassVar[bool] = True
 
     def __init__(self, tokenizer: Any, max_length: int, separator: str = "\n", **kwargs: Any) -> None:
         super().__init__(tokenizer, max_length, separator, **kwargs)

@@ -2,13 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import numpy as np
 import torch
 
 from trainer_core.collators.base import IGNORED_LABEL, BaseCollator
 from trainer_core.collators.encoded_sample import EncodedSample, fit_to_length
 from trainer_core.collators.sample_error import SampleError
 from trainer_core.types import Batch, RawSample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class TokenCollator(BaseCollator):
@@ -17,6 +22,10 @@ class TokenCollator(BaseCollator):
     What is padding is known by position, not by token: where padding and end of text are one token, a real end of
     text is still learned.
     """
+
+    gives_same_tokens: ClassVar[bool] = False
+    """Whether a sample gives the same tokens each time, so that it may be tokenised once and kept. Not inherited: a
+    subclass, which may draw at random, says so itself."""
 
     @abstractmethod
     def encode_whole(self, raw_batch: Sequence[RawSample]) -> list[tuple[EncodedSample, int]]:
@@ -46,20 +55,37 @@ class TokenCollator(BaseCollator):
         return 0
 
 
-def pad_samples(samples: Sequence[EncodedSample], *, pad_token_id: int, side: str) -> Batch:
+class UnpaddedSample(Protocol):
+    """A sample's tokens, as lists or as arrays of numpy."""
+
+    @property
+    def input_ids(self) -> "Sequence[int] | NDArray[np.int32]":
+        """Token ids."""
+        ...
+
+    @property
+    def is_target(self) -> "Sequence[bool] | NDArray[np.bool_]":
+        """Whether each token is learned."""
+        ...
+
+
+def pad_samples(samples: Sequence[UnpaddedSample], *, pad_token_id: int, side: str) -> Batch:
     """Tensors of shape (samples, longest sample); `side` is left or right, and anything else counts as right."""
-    shape = (len(samples), max((len(sample.input_ids) for sample in samples), default=0))
-    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED_LABEL, dtype=torch.long)
-    for row, sample in enumerate(samples):
-        length = len(sample.input_ids)
+    lengths = [len(sample.input_ids) for sample in samples]
+    shape = (len(samples), max(lengths, default=0))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, IGNORED_LABEL, dtype=np.int64)
+    for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
         place = slice(shape[1] - length, shape[1]) if side == "left" else slice(0, length)
-        ids = torch.tensor(sample.input_ids, dtype=torch.long)
-        input_ids[row, place] = ids
+        input_ids[row, place] = sample.input_ids
         attention_mask[row, place] = 1
-        labels[row, place] = ids.masked_fill(~torch.tensor(sample.is_target, dtype=torch.bool), IGNORED_LABEL)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        np.copyto(labels[row, place], input_ids[row, place], where=np.asarray(sample.is_target, dtype=np.bool_))
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": torch.from_numpy(attention_mask),
+        "labels": torch.from_numpy(labels),
+    }
 
 
 def _describe_nothing_to_learn(sample: EncodedSample, fitted: EncodedSample) -> str:

@@ -27,6 +27,10 @@ class BaseDataset(Dataset[RawSample], ABC):
     """Whether `load` hands `data` over as a read-only sequence that reads each row when it is asked for, instead of a
     list: for a class that only indexes `self.data`. A list takes several times the file's size in memory. It is not
     inherited: a subclass, which may do more with its rows, says so itself."""
+    gives_same_samples: ClassVar[bool] = False
+    """Whether a row gives the same sample each time it is asked for, in every pass and every process, so that it may be
+    tokenised once and kept: what a sample depends on are the rows and the object's attributes, nothing else. Not
+    inherited: a subclass, which may draw at random, says so itself."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes a `get_data` that was written as a plain function of the class a classmethod."""

@@ -15,6 +15,7 @@ class ChatDataset(BaseDataset):
 
     default_must_have_keys: ClassVar[tuple[str, ...]] = ("messages",)
     keeps_rows_on_disk: ClassVar[bool] = True
+    gives_same_samples: ClassVar[bool] = True
 
     @classmethod
     def get_data(cls, config: Config) -> Data | None:

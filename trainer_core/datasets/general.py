@@ -13,6 +13,7 @@ class GeneralDataset(BaseDataset):
     """Rows with `text_parts`, or with a text in `sample_field`; it brings no rows of its own."""
 
     keeps_rows_on_disk: ClassVar[bool] = True
+    gives_same_samples: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ class SodaDataset(BaseDataset):
     """Dialogues with a narrative as their header, which a small share of the samples goes without."""
 
     keeps_rows_on_disk: ClassVar[bool] = True
+    gives_same_samples: ClassVar[bool] = True
 
     def __init__(
         self,
