@@ -50,7 +50,6 @@ class Meter:
 
 def run_finesmith(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[str, Any]:
     """The Experiment of the step train, with a model in memory."""
-    import torch
     from transformers import TrainerCallback
 
     from trainer_core.collators import LMCollator
@@ -81,7 +80,7 @@ def run_finesmith(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> 
     if settings is not None:
         quantize_linear_layers(model, settings)
         model = prepare_for_kbit_training(model, config=config)
-    samples = make_samples(20_000 if device == "cuda" else 4_000, vocab_size=model.config.vocab_size)
+    samples = make_samples(3_000, vocab_size=model.config.vocab_size)
     tokenizer = build_tokenizer()
     collator = LMCollator(tokenizer, max_length=2048)
     if config.packing == "off":
@@ -103,12 +102,13 @@ def run_finesmith(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> 
             meter.finish_step()
 
     trainer.add_callback(Watch())
+    del model
     trainer._maybe_log_save_evaluate = without_saving(trainer)  # type: ignore[method-assign]
     started_at = time.perf_counter()
+    reset_peak()
     trainer.train()
     wall_seconds = time.perf_counter() - started_at
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    del torch
     return summarize(meter, case, losses=losses, wall_seconds=wall_seconds)
 
 
@@ -144,7 +144,6 @@ def _PaddedTokens(tokenizer: Any, *, max_length: int) -> Any:
 
 def run_hf_trainer(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[str, Any]:
     """X-LLM's recipe: transformers' Trainer, samples padded to the longest of their batch, autocast."""
-    import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from trainer_core.collators.token_collator import pad_samples
@@ -176,7 +175,6 @@ def run_hf_trainer(case: Case, options: dict[str, Any], *, is_loss_run: bool) ->
         data_collator=lambda samples: pad_samples(samples, pad_token_id=2, side="right"),
         callbacks=[Watch()],
     )
-    del torch
     started_at = time.perf_counter()
     trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
@@ -203,7 +201,7 @@ def run_trl(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[s
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             meter.finish_step()
 
-    samples = make_samples(6_000, vocab_size=model.config.vocab_size)
+    samples = make_samples(4_000, vocab_size=model.config.vocab_size)
     trainer = Counting(
         model=model,
         args=SFTConfig(
@@ -356,6 +354,15 @@ def find_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def reset_peak() -> None:
+    """Forgets what making the model took: a quantized one is made of a whole one here."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def synchronize() -> None:

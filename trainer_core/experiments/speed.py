@@ -1,5 +1,6 @@
 """What makes a training fast without changing what it learns: chosen, proven on the model, and told as events."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from transformers import Trainer
 
 from trainer_core.config import Config
 from trainer_core.errors import ConfigError, Problem
-from trainer_core.experiments.parts import ExperimentParts
+from trainer_core.experiments.token_data import TokenData, choose_num_loaders
 from trainer_core.kernels.activation_budget import CheckpointedLayers, count_checkpointed
 from trainer_core.kernels.choosing import (
     choose_compilation,
@@ -28,6 +29,7 @@ from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import RowCollator
 from trainer_core.padding_free.model_check import build_probe_row, build_probe_samples, find_unexactness
 from trainer_core.padding_free.sampler import TokenBudgetSampler
+from trainer_core.tokenized import SamplerEpochCallback
 from trainer_core.trainers.building import get_trainer_class
 from trainer_core.trainers.parallel import is_sharding_asked_for
 from trainer_core.trainers.row_choice import choose_row_shape, find_row_obstacle, merge_accumulation
@@ -35,7 +37,7 @@ from trainer_core.trainers.row_trainer import RowTrainer
 from trainer_core.trainers.speed_meter import count_flops_per_token, find_peak_flops
 
 
-class SpeedUps(ExperimentParts):
+class SpeedUps(TokenData):
     """Chooses before the trainer is built, and hands the trainer what it needs afterwards.
 
     Each choice has a key of the Config: `off` leaves the plain way, `on` makes an obstacle an error, `auto` tells it.
@@ -53,7 +55,10 @@ class SpeedUps(ExperimentParts):
         is_sharded = is_sharding_asked_for(self.config)
         if not is_sharded:
             self._place_model()
+        self.choose_tokens()
         self._choose_rows(is_sharded=is_sharded)
+        self.pad_tokens()
+        self._choose_loaders()
         if is_sharded:
             return
         self._choose_loss()
@@ -70,6 +75,10 @@ class SpeedUps(ExperimentParts):
         trainer.speed.flops_per_token = count_flops_per_token(self._get_base())
         trainer.speed.peak_flops = find_peak_flops()
         trainer.on_halved = self._tell_halved
+        sampler = self.build_length_sampler()
+        if sampler is not None:
+            trainer.length_sampler = sampler
+            trainer.add_callback(SamplerEpochCallback(sampler))
         if self._num_checkpointed is not None:
             trainer.add_callback(CheckpointedLayers(self._get_base(), num_layers=self._num_checkpointed))
         if self._row_attention is not None:
@@ -118,6 +127,18 @@ class SpeedUps(ExperimentParts):
             tokens_per_row=shape.capacity,
             tokens_per_batch=config.tokens_per_batch,
         )
+
+    def _choose_loaders(self) -> None:
+        arguments = self.training_arguments
+        assert arguments is not None
+        arguments.dataloader_num_workers = choose_num_loaders(
+            self.config,
+            is_on_gpu=self._find_device().type == "cuda",
+            num_cores=len(os.sched_getaffinity(0)),
+            has_tokens=self._has_tokens,
+        )
+        if arguments.dataloader_num_workers:
+            arguments.dataloader_persistent_workers = True
 
     def _choose_loss(self) -> None:
         config = self.config

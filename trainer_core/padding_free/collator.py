@@ -48,7 +48,7 @@ class RowCollator:
         """Tokens of each sample of a data set: as it says itself, else by encoding them all."""
         lengths: Sequence[int] | None = getattr(dataset, "lengths", None)
         if lengths is not None:
-            return lengths
+            return [int(length) for length in lengths]
         return [len(self._encode([dataset[index]])[0].input_ids) for index in range(len(dataset))]
 
     def _encode(self, raw_batch: Sequence[Any]) -> Sequence[TokenSample]:

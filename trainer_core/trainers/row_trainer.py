@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from trainer_core.kernels.fused_loss import FusedLoss
@@ -41,6 +41,8 @@ class RowTrainer(Trainer):
     """Computes the loss of rows without their logits; None: the model's own loss."""
     token_budget: TokenBudgetSampler | None = None
     """Which samples make a row, in place of a count of samples; None: the count."""
+    length_sampler: Sampler[int] | None = None
+    """The order of samples that are padded; None: Trainer's."""
     on_halved: Any = None
     """Called with the number of tokens that rows have from now on, when the device's memory was too small."""
 
@@ -65,6 +67,9 @@ class RowTrainer(Trainer):
             persistent_workers=arguments.dataloader_persistent_workers,
             prefetch_factor=arguments.dataloader_prefetch_factor,
         )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
+        return self.length_sampler or super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         """Counts the time that the training waits for its data."""
