@@ -64,10 +64,11 @@ def main() -> int:
         found.append({"system": order.system, "case": order.case, "lever": order.lever, **facts})
         print_row(found[-1])
     name = f"train-{find_device_name()}"
-    content = {"gpu": find_device_name(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "cases": found}
-    print(
-        f"written: {write_result(name, {**content, 'loss_check': compare_losses(found)}, setup=SETUP, folder=options.out)}"
-    )
+    content = {
+        **{"gpu": find_device_name(), "date": f"{datetime.now(UTC):%Y-%m-%d}"},
+        **{"cases": found, "loss_check": compare_losses(found)},
+    }
+    print(f"written: {write_result(name, content, setup=SETUP, folder=options.out)}")
     return 1 if any("error" in each for each in found) else 0
 
 

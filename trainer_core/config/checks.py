@@ -61,6 +61,10 @@ def _conflicts(config: "Config") -> Iterator[Problem]:
     if config.tokens_per_batch is not None and config.packing == "off":
         message = "tokens_per_batch lays samples into rows, which packing='off' forbids; leave one of them out"
         yield Problem(message, "tokens_per_batch", "conflict")
+    has_checkpoints = config.use_gradient_checkpointing or config.activation_memory_budget_gib is not None
+    if config.offload_activations and not has_checkpoints:
+        message = "offload_activations needs use_gradient_checkpointing=True or activation_memory_budget_gib"
+        yield Problem(message, "offload_activations", "conflict")
     if config.fp8_base and (config.load_in_4bit or config.load_in_8bit or config.from_gptq or not config.apply_lora):
         message = "fp8_base is for the 16-bit weights below an adapter; set apply_lora, and no other quantization"
         yield Problem(message, "fp8_base", "conflict")

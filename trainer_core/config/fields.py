@@ -330,6 +330,9 @@ class Config:
     activation_memory_budget_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """GiB that the layers' activations may take; as many layers as need be compute theirs anew. None: all layers keep
     them, or none as `use_gradient_checkpointing` says."""
+    offload_activations: bool = False
+    """Keep the inputs of layers that compute their activations anew in host memory: less memory on the GPU, and copies
+    beside the computation. Needs `use_gradient_checkpointing` or `activation_memory_budget_gib`."""
     tokenize_once: Literal["auto", "off"] = "auto"
     """Tokenise the data before the first step, and keep the tokens for later trainings on the same data. `auto`: where
     data set and collator give the same samples each time."""

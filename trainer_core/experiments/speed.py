@@ -80,7 +80,7 @@ class SpeedUps(TokenData):
             trainer.length_sampler = sampler
             trainer.add_callback(SamplerEpochCallback(sampler))
         if self._num_checkpointed is not None:
-            trainer.add_callback(CheckpointedLayers(self._get_base(), num_layers=self._num_checkpointed))
+            trainer.add_callback(self._build_checkpoints(self._num_checkpointed))
         if self._row_attention is not None:
             trainer.row_attention = self._row_attention
             trainer.fused_loss = self._fused_loss
@@ -182,30 +182,41 @@ class SpeedUps(TokenData):
         self._tell("decision", message, fp8_base="on", num_layers=num_layers)
 
     def _choose_checkpoints(self) -> None:
-        """As many layers as a budget asks for compute their activations anew."""
+        """As many layers as a budget asks for compute their activations anew; without one, all but the last.
+
+        What the last layer keeps is used before anything else is done: to compute it anew would spare nothing.
+        """
         config, arguments = self.config, self.training_arguments
-        if config.activation_memory_budget_gib is None:
+        budget_gib = config.activation_memory_budget_gib
+        assert arguments is not None
+        if budget_gib is None and not arguments.gradient_checkpointing:
             return
-        if self._row_attention is None or not isinstance(self.collator, RowCollator) or arguments is None:
-            message = "activation_memory_budget_gib needs samples in rows; set use_gradient_checkpointing instead"
-            raise ConfigError([Problem(message, "activation_memory_budget_gib", "conflict")])
+        if self._row_attention is None or not isinstance(self.collator, RowCollator):
+            if budget_gib is not None or config.offload_activations:
+                param = "offload_activations" if budget_gib is None else "activation_memory_budget_gib"
+                message = f"{param} needs samples in rows; use_gradient_checkpointing=True alone works without"
+                raise ConfigError([Problem(message, param, "conflict")])
+            return
         base, model = self._get_base(), self._get_model()
-        if not arguments.gradient_checkpointing:
+        self._num_checkpointed = len(find_layers(base)) - 1
+        if budget_gib is not None:
             arguments.gradient_checkpointing = True
             arguments.gradient_checkpointing_kwargs = dict(CHECKPOINTING_OPTIONS)
             model.enable_input_require_grads()
-        self._num_checkpointed = count_checkpointed(
-            base,
-            row=build_probe_row(build_probe_samples(base.config)).to(self._find_device()),
-            row_attention=self._row_attention,
-            capacity=self.collator.shape.capacity,
-            budget_gib=config.activation_memory_budget_gib,
-        )
+            self._num_checkpointed = count_checkpointed(
+                base,
+                row=build_probe_row(build_probe_samples(base.config)).to(self._find_device()),
+                row_attention=self._row_attention,
+                capacity=self.collator.shape.capacity,
+                budget_gib=budget_gib,
+                is_offloading=config.offload_activations,
+            )
         self._tell(
             "decision",
-            f"{self._num_checkpointed} layers compute their activations anew",
+            f"{self._num_checkpointed} of {len(find_layers(base))} layers compute their activations anew",
             num_checkpointed_layers=self._num_checkpointed,
             num_layers=len(find_layers(base)),
+            offload_activations=config.offload_activations,
         )
 
     def _choose_precision(self) -> None:
@@ -240,6 +251,11 @@ class SpeedUps(TokenData):
         if obstacle is None:
             apply_liger(base)
         self._tell_choice("use_liger_kernel", "uses Liger's kernels for norms, positions and MLPs", obstacle)
+
+    def _build_checkpoints(self, num_layers: int) -> CheckpointedLayers:
+        return CheckpointedLayers(
+            self._get_base(), num_layers=num_layers, is_offloading=self.config.offload_activations
+        )
 
     def _build_token_budget(self) -> TokenBudgetSampler | None:
         config, arguments = self.config, self.training_arguments

@@ -76,7 +76,7 @@ class TokenData(ExperimentParts):
 
 
 def choose_num_loaders(config: Config, *, is_on_gpu: bool, num_cores: int, has_tokens: bool) -> int:
-    """Processes that make batches ahead: a batch of tokens takes a millisecond, one of texts as long as a step perhaps."""
+    """Processes that make batches ahead: a batch of tokens takes a millisecond, one of texts perhaps a step."""
     if config.dataloader_num_workers is not None:
         return config.dataloader_num_workers
     return 2 if is_on_gpu and num_cores >= 4 and not has_tokens else 0

@@ -7,16 +7,26 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.kernels.compiled_layers import find_layers
+from trainer_core.kernels.offloaded_checkpoint import OffloadedCheckpoint
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.rows import Row
 
 _GIB = 2**30
 
 
-def count_checkpointed(model: Any, *, row: Row, row_attention: RowAttention, capacity: int, budget_gib: float) -> int:
+def count_checkpointed(
+    model: Any,
+    *,
+    row: Row,
+    row_attention: RowAttention,
+    capacity: int,
+    budget_gib: float,
+    is_offloading: bool,
+) -> int:
     """How many layers must compute anew so that the others' activations of a row of `capacity` tokens fit the budget.
 
-    Runs the model on a short row and looks at what the first layer keeps. A layer that computes anew keeps its input.
+    Runs the model on a short row and looks at what the first layer keeps. A layer that computes anew keeps its input,
+    or nothing where inputs go to host memory.
     """
     layers = find_layers(model)
     with row_attention.active():
@@ -24,7 +34,7 @@ def count_checkpointed(model: Any, *, row: Row, row_attention: RowAttention, cap
     num_tokens = row.inputs["input_ids"].numel()
     layer_bytes = layer_bytes * capacity // num_tokens
     width = model.config.get_text_config().hidden_size
-    input_bytes = capacity * width * model.get_input_embeddings().weight.element_size()
+    input_bytes = 0 if is_offloading else capacity * width * model.get_input_embeddings().weight.element_size()
     excess = len(layers) * layer_bytes - budget_gib * _GIB
     spared = max(1, layer_bytes - input_bytes)
     return min(len(layers), max(0, int(-(-excess // spared))))
@@ -58,14 +68,18 @@ def measure_layer_bytes(layer: nn.Module, *, run: Any) -> int:
 class CheckpointedLayers(TrainerCallback):
     """Leaves checkpointing to the first layers, after the trainer has turned it on for all."""
 
-    def __init__(self, model: Any, *, num_layers: int) -> None:
+    def __init__(self, model: Any, *, num_layers: int, is_offloading: bool) -> None:
+        """`is_offloading`: the inputs of these layers are kept in host memory."""
         self._model = model
         self._num_layers = num_layers
+        self._checkpoint = OffloadedCheckpoint() if is_offloading else None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Before the first step."""
-        for number, layer in enumerate(find_layers(self._model)):
-            if hasattr(layer, "gradient_checkpointing"):
-                setattr(layer, "gradient_checkpointing", number < self._num_layers)  # noqa: B010 - unknown to mypy
+        layers: list[Any] = find_layers(self._model)
+        for number, layer in enumerate(layers):
+            layer.gradient_checkpointing = number < self._num_layers
+            if self._checkpoint is not None:
+                layer._gradient_checkpointing_func = self._checkpoint

@@ -169,14 +169,20 @@ def test_out_of_memory_halves_the_rows_and_keeps_the_step(
 def test_as_many_layers_as_the_budget_asks_for_compute_anew(
     make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path
 ) -> None:
-    options = {"max_steps": 2, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
+    options: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
+    options |= {"apply_lora": True, "lora_dropout": 0.3}
     kept = train(make_config(**options, output_dir=str(tmp_path / "kept")), make_dataset(16))
     counts = []
-    for name, budget in (("none", 100.0), ("all", 1e-6)):
-        config = make_config(**options, output_dir=str(tmp_path / name), activation_memory_budget_gib=budget)
+    for name, changes in (
+        ("none", {"activation_memory_budget_gib": 100.0}),
+        ("all", {"activation_memory_budget_gib": 1e-6}),
+        ("all in host memory", {"activation_memory_budget_gib": 1e-6, "offload_activations": True}),
+        ("all but the last", {"use_gradient_checkpointing": True}),
+    ):
+        config = make_config(**options, **changes, output_dir=str(tmp_path / name))
         spared = train(config, make_dataset(16), context=context)
         assert get_losses(spared) == pytest.approx(get_losses(kept), abs=1e-6)
-        model: Any = spared.model
+        model: Any = spared.model.get_base_model()  # type: ignore[union-attr, operator]
         counts.append(sum(layer.gradient_checkpointing for layer in model.model.layers))
-    assert counts == [0, 2]
-    assert [each["num_checkpointed_layers"] for each in events.of_type("decision") if "num_layers" in each] == [0, 2]
+    assert counts == [0, 2, 2, 1]
+    assert [each["num_checkpointed_layers"] for each in events.of_type("decision") if "num_layers" in each] == counts

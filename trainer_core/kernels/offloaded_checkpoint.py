@@ -1,0 +1,114 @@
+"""Checkpoints of activations that lie in host memory until the backward pass comes back to them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Run = Callable[..., torch.Tensor]
+
+
+class OffloadedCheckpoint:
+    """Runs one layer after another without keeping their activations; of each its input is kept, in host memory.
+
+    Copies go over a stream of their own, beside the computation: an input leaves while its layer runs, and comes back
+    while the layer after it is gone through backward. To be put in the place of a layer's checkpointing function.
+    """
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._kept: list[_KeptInput] = []
+
+    def __call__(self, run: Run, hidden: torch.Tensor, *args: Any) -> torch.Tensor:
+        """The layer's output. `run` takes the hidden states and `args`, and gives the hidden states that follow."""
+        if args or not hidden.requires_grad:
+            return run(hidden, *args)
+        result: torch.Tensor = _Checkpoint.apply(hidden, run, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def keep(self, hidden: torch.Tensor) -> "_KeptInput":
+        """Starts an input's way to host memory."""
+        if self._stream is None and hidden.is_cuda:
+            self._stream = torch.cuda.Stream(hidden.device)  # type: ignore[no-untyped-call]
+        kept = _KeptInput(hidden, stream=self._stream)
+        self._kept.append(kept)
+        return kept
+
+    def bring(self, kept: "_KeptInput") -> torch.Tensor:
+        """An input on its device again; the one that will be asked for next is sent for at the same time."""
+        hidden = kept.receive()
+        if kept in self._kept:
+            del self._kept[self._kept.index(kept) :]
+        if self._kept:
+            self._kept[-1].send_for()
+        return hidden
+
+
+class _KeptInput:
+    """One input, on its device or in host memory."""
+
+    def __init__(self, hidden: torch.Tensor, *, stream: torch.cuda.Stream | None) -> None:
+        self._device = hidden.device
+        self._stream = stream
+        self._on_device: torch.Tensor | None = None
+        if stream is None:
+            self._on_host = hidden.detach()
+            return
+        self._on_host = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            self._on_host.copy_(hidden.detach(), non_blocking=True)
+        # Its memory is not given to others before the copy is done.
+        hidden.record_stream(stream)
+
+    def send_for(self) -> None:
+        if self._on_device is not None:
+            return
+        if self._stream is None:
+            self._on_device = self._on_host
+            return
+        with torch.cuda.stream(self._stream):
+            self._on_device = self._on_host.to(self._device, non_blocking=True)
+
+    def receive(self) -> torch.Tensor:
+        self.send_for()
+        assert self._on_device is not None
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            self._on_device.record_stream(current)
+        hidden, self._on_device = self._on_device, None
+        return hidden
+
+
+class _Checkpoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, run: Run, store: OffloadedCheckpoint) -> torch.Tensor:
+        ctx.run, ctx.store = run, store
+        ctx.kept = store.keep(hidden)
+        # Dropout is to drop the same numbers again.
+        ctx.random_states = _read_random_states(hidden)
+        with torch.no_grad():
+            return run(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        hidden = ctx.store.bring(ctx.kept).detach().requires_grad_()
+        now = _read_random_states(hidden)
+        _set_random_states(hidden, ctx.random_states)
+        with torch.enable_grad():
+            result = ctx.run(hidden)
+        _set_random_states(hidden, now)
+        torch.autograd.backward(result, grads)
+        return hidden.grad, None, None
+
+
+def _read_random_states(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    on_device = torch.cuda.get_rng_state(hidden.device) if hidden.is_cuda else None
+    return torch.get_rng_state(), on_device
+
+
+def _set_random_states(hidden: torch.Tensor, states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1] is not None:
+        torch.cuda.set_rng_state(states[1], hidden.device)
