@@ -8,8 +8,8 @@ import torch
 
 from trainer_core.collators.base import IGNORED_LABEL
 
-BOUNDARIES_STEP = 64
-"""The list of boundaries is as long as a multiple of this: compiled code sees few different lengths."""
+FEWEST_BOUNDARIES = 128
+"""The list of boundaries is as long as this or a power of two above: compiled code sees few different lengths."""
 
 
 class TokenSample(Protocol):
@@ -153,7 +153,8 @@ def _fill_lengths(num_tokens: int, shape: RowShape) -> list[int]:
 def _build_boundaries(ends: Sequence[int]) -> torch.Tensor:
     """0 and where each sample ends; the last end again until the list has its length: empty samples."""
     boundaries = [0, *ends]
-    boundaries += [boundaries[-1]] * (-len(boundaries) % BOUNDARIES_STEP)
+    size = max(FEWEST_BOUNDARIES, 1 << (len(boundaries) - 1).bit_length())
+    boundaries += [boundaries[-1]] * (size - len(boundaries))
     return torch.tensor(boundaries, dtype=torch.int32)
 
 

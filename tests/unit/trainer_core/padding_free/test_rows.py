@@ -82,9 +82,9 @@ def test_the_list_of_boundaries_has_few_different_lengths() -> None:
     shape = RowShape(capacity=1_000, longest=4)
     sizes = {
         build_row([make_sample(2, first=1)] * count, shape=shape, fill_token_id=0).inputs["cu_seq_lens_q"].shape[0]
-        for count in range(1, 130)
+        for count in range(1, 400)
     }
-    assert sizes == {64, 128, 192}
+    assert sizes == {128, 256, 512}
 
 
 def test_a_split_row_is_two_rows_of_whole_samples() -> None:
@@ -128,9 +128,20 @@ def test_each_pass_has_other_rows_and_the_same_number_of_them() -> None:
     assert all(sorted(index for row in rows for index in row) == list(range(200)) for rows in passes)
 
 
+def test_rows_are_full_and_hold_long_and_short_samples() -> None:
+    rng = random.Random(3)
+    lengths = [min(2_048, max(32, int(rng.lognormvariate(5.4, 0.8)))) for _ in range(5_000)]
+    sampler = TokenBudgetSampler(lengths, capacity=16_384, seed=0)
+    rows = list(sampler)
+    assert sum(lengths) / (16_384 * len(sampler)) > 0.98
+    counts = sorted(len(row) for row in rows)
+    assert counts[len(counts) // 20] > 25
+    assert counts[-len(counts) // 20] < 110
+
+
 def test_ranks_share_all_rows_and_have_as_many_as_each_other() -> None:
     lengths = [5] * 21
     ranks = [TokenBudgetSampler(lengths, capacity=15, seed=0, rank=rank, num_ranks=2) for rank in (0, 1)]
     taken = [list(rank) for rank in ranks]
-    assert [len(rows) for rows in taken] == [4, 4]
+    assert [len(rows) for rows in taken] == [len(ranks[0])] * 2
     assert {index for rows in taken for row in rows for index in row} == set(range(21))

@@ -83,9 +83,9 @@ def test_a_token_budget_makes_the_steps(make_config: MakeConfig, context: StepCo
     sampler = trainer.token_budget  # type: ignore[attr-defined]
     steps_a_pass = -(-len(sampler) // 2)
     assert trainer.state.global_step == 2 * steps_a_pass
-    num_tokens = sum(sampler._lengths)
+    num_tokens = sum(sampler.lengths)
     assert trainer.state.num_input_tokens_seen == 2 * num_tokens
-    assert num_tokens / (64 * len(sampler)) > 0.9
+    assert num_tokens / (64 * len(sampler)) > 0.85
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_sample_longer_than_a_row_has_one_of_its_own(
     experiment = train(make_config(tokens_per_batch=16, num_train_epochs=1), make_dataset(12), context=context)
     assert "longer than the 16 tokens of a row" in events.messages("warning")
     assert experiment.trainer.state.num_input_tokens_seen == sum(  # type: ignore[union-attr]
-        experiment.trainer.token_budget._lengths  # type: ignore[union-attr]
+        experiment.trainer.token_budget.lengths  # type: ignore[union-attr]
     )
 
 
