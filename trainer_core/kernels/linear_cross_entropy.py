@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-_CHUNK_BYTES = {"cuda": 1 << 30, "cpu": 1 << 25}
+_CHUNK_BYTES = {"cuda": 1 << 30, "cpu": 1 << 23}
 """Logits held at a time; on a CPU as many as stay near its caches."""
 
 
@@ -38,15 +38,16 @@ class _SumCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden_KH.shape[0], size):
             chunk = slice(start, start + size)
             logits_CV = torch.nn.functional.linear(hidden_KH[chunk], weight_VH, bias_V).float()
-            log_sums_C = logits_CV.logsumexp(-1)
-            total += (log_sums_C - logits_CV.gather(1, targets_K[chunk, None])[:, 0]).sum()
+            picked_C = logits_CV.gather(1, targets_K[chunk, None])[:, 0]
+            largest_C1 = logits_CV.amax(-1, keepdim=True)
+            # The probabilities take the logits' place, and then the gradient theirs: 1 less where the target is.
+            slopes_CV = logits_CV.sub_(largest_C1).exp_()
+            sums_C1 = slopes_CV.sum(-1, keepdim=True)
+            total += ((sums_C1.log() + largest_C1)[:, 0] - picked_C).sum()
             if not (needs_hidden or needs_weight):
                 continue
-            # The gradient takes the logits' place: what the model would get with the target's probability minus 1.
-            slopes_CV = logits_CV.sub_(log_sums_C[:, None]).exp_()
-            slopes_CV.scatter_add_(
-                1, targets_K[chunk, None], slopes_CV.new_full((1, 1), -1.0).expand(len(log_sums_C), 1)
-            )
+            slopes_CV.div_(sums_C1)
+            slopes_CV.scatter_add_(1, targets_K[chunk, None], slopes_CV.new_full((1, 1), -1.0).expand(len(sums_C1), 1))
             if bias_grad_V is not None:
                 bias_grad_V += slopes_CV.sum(0)
             slopes_CV = slopes_CV.to(weight_VH.dtype)
