@@ -186,3 +186,17 @@ def test_as_many_layers_as_the_budget_asks_for_compute_anew(
         counts.append(sum(layer.gradient_checkpointing for layer in model.model.layers))
     assert counts == [0, 2, 2, 1]
     assert [each["num_checkpointed_layers"] for each in events.of_type("decision") if "num_layers" in each] == counts
+
+
+@pytest.mark.slow
+def test_two_hundred_steps_in_rows_follow_the_padded_curve(make_config: MakeConfig, tmp_path: Path) -> None:
+    shared = {"max_steps": 200, "learning_rate": 2e-3, "per_device_train_batch_size": 4, "apply_lora": True}
+    runs = {
+        name: train(make_config(**shared, **options, output_dir=str(tmp_path / name)), make_dataset(64))
+        for name, options in (("padded", PLAIN), ("rows", {}), ("another seed", {**PLAIN, "seed": 7}))
+    }
+    losses = {name: torch.tensor(get_losses(run)) for name, run in runs.items()}
+    noise = (losses["another seed"] - losses["padded"]).abs()[-50:].mean()
+    difference = (losses["rows"] - losses["padded"]).abs()[-50:].mean()
+    assert losses["rows"][-1] < 0.8 * losses["rows"][0]
+    assert difference <= noise
