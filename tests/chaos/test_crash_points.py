@@ -1,6 +1,5 @@
 """A process dies at each named place, once; then the job must end as if nothing had been."""
 
-import itertools
 import shutil
 import tempfile
 import threading
@@ -21,7 +20,6 @@ from tests.chaos.stub_step import Orders
 from trainer_core.watchdog import find_descendants
 
 pytestmark = pytest.mark.timeout(180)
-_numbers = itertools.count(1)
 DATABASES = ("sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow]))
 
 
@@ -30,6 +28,8 @@ class CrashPlant:
 
     def __init__(self, plant: Plant, control: CrashControl) -> None:
         self.plant, self.control = plant, control
+        self.num_submitted = 0
+        """Idempotency keys that were used."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tend, daemon=True)
         self._thread.start()
@@ -56,7 +56,9 @@ class CrashPlant:
             "steps": ["prepare", "train", "fuse"],
             "max_attempts": 10,
         }
-        answer = self.plant.client.insist("POST", "/v1/jobs", body=body, idempotency_key=f"job-{next(_numbers)}")
+        self.num_submitted += 1
+        key = f"job-{self.num_submitted}"
+        answer = self.plant.client.insist("POST", "/v1/jobs", body=body, idempotency_key=key)
         assert answer.status == 201, answer.body
         return str(answer.body["id"])
 
@@ -136,7 +138,7 @@ def test_a_job_survives_a_crash_there(crashing: CrashPlant, point: CrashPoint) -
     assert all(found.num_lost <= found.save_every for found in list_resumptions(record, entries))
     with snapshot(crashing.plant.sessions) as connection:
         num_jobs = connection.execute(select(func.count()).select_from(jobs)).scalar_one()
-    assert num_jobs == count_submitted(), "a submission that was sent twice made two jobs"
+    assert num_jobs == crashing.num_submitted, "a submission that was sent twice made two jobs"
 
 
 @pytest.mark.slow
@@ -158,14 +160,6 @@ def test_a_preview_survives_a_crash_there(crashing: CrashPlant, point: CrashPoin
     assert not crashing.control.is_armed(point), "nobody came by"
     assert worker.num_starts > num_starts
     assert client.insist("GET", path).body["status"] == "succeeded"
-
-
-def count_submitted() -> int:
-    """How many keys were used; the counter is put back."""
-    global _numbers
-    number = next(_numbers)
-    _numbers = itertools.count(number)
-    return number - 1
 
 
 def find_trainers(plant: Plant) -> list[str]:

@@ -122,13 +122,13 @@ def attend_by_sample(
 ) -> torch.Tensor:
     """The plain way, exact on any device: one call of torch's attention a sample. Shape (T, H, D)."""
     has_fewer_key_heads = key_TGD.shape[1] != query_THD.shape[1]
+    lengths = [end - start for start, end in itertools.pairwise(boundaries) if end > start]
+    # Splitting, and not slicing: the gradient of each slice would be as large as the row.
+    parts = (torch.split(each.transpose(0, 1), lengths, dim=1) for each in (query_THD, key_TGD, value_TGD))
     results = []
-    for start, end in itertools.pairwise(boundaries):
-        if start == end:
-            continue
-        query_HLD, key_GLD, value_GLD = (each[start:end].transpose(0, 1) for each in (query_THD, key_TGD, value_TGD))
-        mask_LL = None if window is None or window >= end - start else _build_window(end - start, window, query_THD)
-        result_HLD = nn.functional.scaled_dot_product_attention(
+    for length, query_HLD, key_GLD, value_GLD in zip(lengths, *parts, strict=True):
+        mask_LL = None if window is None or window >= length else _build_window(length, window, query_THD)
+        result_1HLD = nn.functional.scaled_dot_product_attention(
             query_HLD[None],
             key_GLD[None],
             value_GLD[None],
@@ -136,8 +136,8 @@ def attend_by_sample(
             is_causal=mask_LL is None,
             scale=scale,
             enable_gqa=has_fewer_key_heads,
-        )[0]
-        results.append(result_HLD.transpose(0, 1))
+        )
+        results.append(result_1HLD[0].transpose(0, 1))
     return torch.cat(results)
 
 
