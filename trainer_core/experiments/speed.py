@@ -291,10 +291,10 @@ class SpeedUps(TokenData):
         data = {key: "on" if obstacle is None else "off"}
         self._tell("decision", message, **data, **({} if obstacle is None else {"reason": obstacle}))
 
-    def _tell_halved(self, most_tokens: int) -> None:
+    def _tell_halved(self, what: str) -> None:
         self._tell_warning(
-            f"the device's memory is too small: rows have {most_tokens} tokens at most from now on, and an optimizer "
-            "step the same samples as before"
+            f"the device's memory is too small: {what} at most from now on, and an optimizer step the same samples as "
+            "before"
         )
 
     def _get_base(self) -> Any:

@@ -1,7 +1,7 @@
 """A Trainer that takes rows of whole samples, several to an optimizer step, as well as padded batches."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,13 +43,14 @@ class RowTrainer(Trainer):
     """Which samples make a row, in place of a count of samples; None: the count."""
     length_sampler: Sampler[int] | None = None
     """The order of samples that are padded; None: Trainer's."""
-    on_halved: Any = None
-    """Called with the number of tokens that rows have from now on, when the device's memory was too small."""
+    on_halved: Callable[[str], None] | None = None
+    """Called with what is smaller from now on, as a sentence's middle, when the device's memory was too small."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer."""
         self.speed = SpeedMeter()
         self._most_tokens: int | None = None
+        self._most_samples: int | None = None
         super().__init__(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -89,33 +90,60 @@ class RowTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Runs the rows of a step, or one padded batch. Out of memory: begins the step anew with smaller rows."""
-        if not is_row_batch(inputs):
-            return super().training_step(model, inputs, num_items_in_batch)
+        """Runs the rows of a step, or one padded batch. Out of memory: begins the step anew in smaller parts."""
         while True:
-            rows = self._fit_rows([row.to(self.args.device, non_blocking=True) for row in inputs["rows"]])
+            parts = self._cut(inputs)
             try:
-                return self._run_rows(model, rows, num_items_in_batch)
+                return self._run_parts(model, parts, num_items_in_batch)
             except torch.cuda.OutOfMemoryError:
-                if self.args.world_size > 1 or self.args.gradient_accumulation_steps > 1:
+                if num_items_in_batch is None or not self._halve(parts):
                     raise
-                if max(row.num_samples for row in rows) == 1:
-                    raise
-                self._halve(rows)
             # What the failed pass holds is let go of with its error, after the handler has been left.
             model.zero_grad()
             torch.cuda.empty_cache()
 
-    def _run_rows(
-        self, model: nn.Module, rows: list[Row], num_items_in_batch: torch.Tensor | int | None
+    def _cut(self, inputs: Any) -> list[Any]:
+        """What runs in one pass each: parts of at most the size that has been found to fit."""
+        if is_row_batch(inputs):
+            return self._fit_rows([row.to(self.args.device, non_blocking=True) for row in inputs["rows"]])
+        if self._most_samples is None:
+            return [inputs]
+        pieces: dict[str, Any] = {name: torch.split(value, self._most_samples) for name, value in inputs.items()}
+        return [dict(zip(pieces, values, strict=True)) for values in zip(*pieces.values(), strict=True)]
+
+    def _run_parts(
+        self, model: nn.Module, parts: list[Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
         losses = []
-        for row in rows:
-            is_last = row is rows[-1]
-            context = contextlib.nullcontext() if is_last else self.accelerator.no_sync(model)
-            with context, self._running(row):
-                losses.append(super().training_step(model, row.inputs, num_items_in_batch))
-        return torch.stack(losses).sum()
+        for part in parts:
+            context = contextlib.nullcontext() if part is parts[-1] else self.accelerator.no_sync(model)
+            running = self._running(part) if isinstance(part, Row) else contextlib.nullcontext()
+            with context, running:
+                inputs: Any = part.inputs if isinstance(part, Row) else part
+                losses.append(super().training_step(model, inputs, num_items_in_batch))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _halve(self, parts: list[Any]) -> bool:
+        """Whether the step can begin anew in smaller parts. Not with accumulated batches, whose gradients are there
+        already, nor on several GPUs, which would wait for each other."""
+        if self.args.world_size > 1 or self.args.gradient_accumulation_steps > 1:
+            return False
+        if isinstance(parts[0], Row):
+            if max(row.num_samples for row in parts) == 1:
+                return False
+            self._most_tokens = max(1, max(row.num_tokens for row in parts) // 2)
+            self._tell_halved(f"rows have {self._most_tokens} tokens")
+            return True
+        tensors = [value for value in parts[0].values() if isinstance(value, torch.Tensor) and value.dim()]
+        if len(tensors) < len(parts[0]) or len({len(value) for value in tensors}) != 1 or len(tensors[0]) == 1:
+            return False
+        self._most_samples = len(tensors[0]) // 2
+        self._tell_halved(f"passes have {self._most_samples} samples")
+        return True
+
+    def _tell_halved(self, what: str) -> None:
+        if self.on_halved is not None:
+            self.on_halved(what)
 
     def _fit_rows(self, rows: list[Row]) -> list[Row]:
         """Rows of at most as many tokens as have been found to fit."""
@@ -131,11 +159,6 @@ class RowTrainer(Trainer):
             else:
                 waiting += reversed(halves)
         return fitting
-
-    def _halve(self, rows: list[Row]) -> None:
-        self._most_tokens = max(1, max(row.num_tokens for row in rows) // 2)
-        if self.on_halved is not None:
-            self.on_halved(self._most_tokens)
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None

@@ -139,10 +139,12 @@ def test_a_sample_longer_than_a_row_has_one_of_its_own(
     )
 
 
-def test_out_of_memory_halves_the_rows_and_keeps_the_step(
-    make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path
+@pytest.mark.parametrize(("packing", "told"), [("on", "rows have"), ("off", "passes have 4 samples")])
+def test_out_of_memory_halves_a_pass_and_keeps_the_step(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path, packing: str, told: str
 ) -> None:
     options = {"max_steps": 3, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
+    options["packing"] = packing
     whole = train(make_config(**options, output_dir=str(tmp_path / "whole")), make_dataset(24))
 
     class SmallDevice(LMTrainer):
@@ -160,7 +162,7 @@ def test_out_of_memory_halves_the_rows_and_keeps_the_step(
     trainers_registry.add(key="small-device", value=SmallDevice, override=True)
     config = make_config(**options, trainer_key="small-device", output_dir=str(tmp_path / "halved"))
     halved = train(config, make_dataset(24), context=context)
-    assert "memory is too small: rows have" in events.messages("warning")
+    assert f"memory is too small: {told}" in events.messages("warning")
     assert get_losses(halved) == pytest.approx(get_losses(whole), abs=1e-5)
     for key, weight in get_weights(whole).items():
         torch.testing.assert_close(get_weights(halved)[key], weight, atol=1e-6, rtol=1e-4, msg=key)
