@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.failures import load_errors
 from trainer_core.models.loading import LoadingChoices, load_model, repair_generation_config
 from trainer_core.models.quantization import is_quantized
+from trainer_core.models.shard_fusing import ShardFuser
 
 
 def choose_fused_dtype(config: Config) -> torch.dtype | str:
@@ -83,12 +85,33 @@ def save_fused_model(
 
     Everything is written beside the folder first, so that a crash leaves no half model in it.
     """
+
+    def write(unfinished: Path) -> None:
+        model.save_pretrained(unfinished, max_shard_size=max_shard_size.replace(" ", ""))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unfinished)
+
+    return _write_beside(folder, write)
+
+
+def save_by_shards(
+    fuser: ShardFuser, *, tokenizer: PreTrainedTokenizerBase, folder: Path, max_shard_size: str
+) -> ArtifactFolder:
+    """As `save_fused_model`, tensor by tensor. Raises NotByShards; the folder is then as it was."""
+
+    def write(unfinished: Path) -> None:
+        repair_generation_config(fuser.model)
+        fuser.write(unfinished, max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(unfinished)
+
+    return _write_beside(folder, write)
+
+
+def _write_beside(folder: Path, write: Callable[[Path], None]) -> ArtifactFolder:
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    model.save_pretrained(unfinished, max_shard_size=max_shard_size.replace(" ", ""))
-    if tokenizer is not None:
-        tokenizer.save_pretrained(unfinished)
+    write(unfinished)
     share_files(unfinished)
     folder.mkdir(exist_ok=True)
     for old in folder.glob("model*.safetensors*"):

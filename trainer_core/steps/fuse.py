@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -17,8 +18,9 @@ from trainer_core.models.adapter_files import PARAM as ADAPTER_PARAM
 from trainer_core.models.adapter_files import read_adapter
 from trainer_core.models.dtype import get_dtype_name
 from trainer_core.models.failures import load_errors, resource_errors
-from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, save_fused_model
+from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, save_by_shards, save_fused_model
 from trainer_core.models.loading import LoadingChoices, load_model
+from trainer_core.models.shard_fusing import NotByShards, ShardFuser
 from trainer_core.tokenizers import build_tokenizer
 
 _ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.jinja", "special_tokens_map.json"]
@@ -27,7 +29,8 @@ _ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.ji
 def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
     """Merges the adapter into its base and saves model and tokenizer to `config.resolved_fused_path`.
 
-    The merge runs on the CPU unless `device_map` says otherwise. Raises StepInputError without an adapter, FuseError
+    Tensor by tensor, on the GPU if there is one, where base and adapter are plain; else as a whole model, on the CPU
+    unless `device_map` says otherwise. Raises StepInputError without an adapter, FuseError
     for one that cannot be merged rightly. A script pushes the model where the Config says; a job's pipeline does.
     """
     in_job = context is not None
@@ -46,20 +49,44 @@ def _fuse(config: Config, *, adapter: Path, context: StepContext, in_job: bool) 
             message = "the adapter's weights are as before the first step: the fused model equals its base"
             context.events.emit("warning", level="warning", message=message, data={"adapter": str(adapter)})
         _warn_of_another_base(facts.base_name, config=config, context=context)
-        choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize")
-        base = load_model(config, choices=choices)
-        dtype = get_dtype_name(base.dtype)
-        context.events.emit(
-            "decision",
-            message=f"fuses {adapter.name} in {dtype} on {base.device}",
-            data={"adapter": str(adapter), "dtype": dtype, "device": str(base.device)},
-        )
-        model = merge_adapter(base, adapter=adapter, facts=facts)
         tokenizer = _load_tokenizer(config, adapter=adapter)
-        artifact = save_fused_model(model, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
+        try:
+            fuser = ShardFuser(config, adapter=adapter, dtype=choose_fused_dtype(config))
+            artifact = save_by_shards(fuser, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
+            _tell_way(context, adapter=adapter, dtype=fuser.dtype, device=fuser.device, reason=None)
+            model, dtype = fuser.model, fuser.dtype
+        except NotByShards as reason:
+            choices = LoadingChoices(
+                dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize"
+            )
+            base = load_model(config, choices=choices)
+            dtype = base.dtype
+            _tell_way(context, adapter=adapter, dtype=dtype, device=base.device, reason=reason)
+            model = merge_adapter(base, adapter=adapter, facts=facts)
+            artifact = save_fused_model(model, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
     return StepResult(
         artifacts=(artifact,),
-        facts={"dtype": dtype, "num_parameters": model.num_parameters(), "num_adapter_tensors": len(facts.shapes)},
+        facts={
+            "dtype": get_dtype_name(dtype),
+            "num_parameters": model.num_parameters(),
+            "num_adapter_tensors": len(facts.shapes),
+        },
+    )
+
+
+def _tell_way(
+    context: StepContext, *, adapter: Path, dtype: torch.dtype, device: torch.device, reason: NotByShards | None
+) -> None:
+    name = get_dtype_name(dtype)
+    way = "tensor by tensor" if reason is None else f"as a whole model, because {reason}"
+    context.events.emit(
+        "decision",
+        message=f"fuses {adapter.name} in {name} on {device}, {way}",
+        data={
+            **{"adapter": str(adapter), "dtype": name, "device": str(device)},
+            **{"way": "shards" if reason is None else "whole model"},
+            **({} if reason is None else {"reason": str(reason)}),
+        },
     )
 
 

@@ -53,7 +53,7 @@ def read_own_bytes() -> int:
     return int(found.group(1)) * 1024 if found else 0
 
 
-def fuse_measured(folder: Path, *, max_shard_size: str) -> int:
+def fuse_measured(folder: Path, *, max_shard_size: str, device_map: str) -> int:
     """Fuses, and returns by how much the own memory had grown at its peak."""
     config = build_config(
         {
@@ -61,6 +61,7 @@ def fuse_measured(folder: Path, *, max_shard_size: str) -> int:
             "lora_model_local_path": str(folder / "adapter"),
             "fused_model_local_path": str(folder / "fused"),
             "max_shard_size": max_shard_size,
+            "device_map": device_map or None,
         }
     )
     warm_up(folder / "tiny")
@@ -82,4 +83,4 @@ def fuse_measured(folder: Path, *, max_shard_size: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fuse_measured(Path(sys.argv[1]), max_shard_size=sys.argv[2])))
+    print(json.dumps(fuse_measured(Path(sys.argv[1]), max_shard_size=sys.argv[2], device_map=sys.argv[3])))
