@@ -44,8 +44,12 @@ class _Pair:
     def add_to(self, weight: torch.Tensor) -> torch.Tensor:
         """The merged weight in fp32, where all of it is computed. Raises NotByShards when it is not finite."""
         first, second = (each.to(weight.device, torch.float32) for each in (self.first_RI, self.second_OR))
-        delta = second @ first * self.scaling
-        merged = weight.float() + (delta.T if self.is_transposed else delta)
+        # A copy where the base is in fp32 already: it must not change on the disk that it is mapped from.
+        merged = weight.to(torch.float32, copy=True)
+        if self.is_transposed:
+            merged.addmm_(first.T, second.T, alpha=self.scaling)
+        else:
+            merged.addmm_(second, first, alpha=self.scaling)
         if not torch.isfinite(merged).all():
             raise NotByShards("a merged weight is not finite")
         return merged

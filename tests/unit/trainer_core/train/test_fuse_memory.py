@@ -17,7 +17,7 @@ MODULE = "tests.unit.trainer_core.train.measured_fuse"
 @pytest.mark.parametrize("max_shard_size", [pytest.param("10GB", id="one file"), pytest.param("200MB", id="shards")])
 @pytest.mark.parametrize(
     ("device_map", "least", "most"),
-    [pytest.param("", 0.0, 0.15, id="tensor by tensor"), pytest.param("cpu", 0.3, 1.2, id="the whole model")],
+    [pytest.param("", 0.0, 0.18, id="tensor by tensor"), pytest.param("cpu", 0.3, 1.2, id="the whole model")],
 )
 def test_fusing_takes_little_memory(
     tmp_path: Path, max_shard_size: str, device_map: str, least: float, most: float
