@@ -59,6 +59,7 @@ PIPELINE_ENTRY = ("-m", "trainer_core.pipeline")
 _STAGE_ENTRY = ("-m", "trainer_core.stage_main")
 _PUSH_ENTRY = ("-m", "trainer_core.push_main")
 _TRACK_ENTRY = ("-m", "trainer_core.track_main")
+_WARM_ENTRY = ("-m", "trainer_core.warm_main")
 _FOLLOW_ENTRY = (*_PUSH_ENTRY, "--follow")
 _PUSH_KEYS = ("push_to_hub", "hub_model_id", "fused_hub_model_id", "quantized_hub_model_id")
 
@@ -88,6 +89,8 @@ class Launchers:
     """Sends metrics to trackers beside the training."""
     warm: WarmSteps = field(default_factory=WarmSteps)
     """Steps that were started ahead of the job, and are used where the step is one process."""
+    warm_entry: Sequence[str] = _WARM_ENTRY
+    """The program of those."""
 
 
 class StopRequest:
@@ -302,7 +305,9 @@ def main(arguments: Sequence[str] | None = None, *, launchers: Launchers | None 
     launchers = launchers or Launchers()
     if options.standby is not None:
         become_subreaper()
-        steps = start_warm_steps(options.network, num_room_bytes=len(options.standby), env=JOB_ENVIRONMENT)
+        steps = start_warm_steps(
+            launchers.warm_entry, network=options.network, env=JOB_ENVIRONMENT, num_room_bytes=len(options.standby)
+        )
         given = wait_for_attempt(steps, entry=PIPELINE_ENTRY, find_output=lambda given: _find_output(_parse(given)))
         if given is None:
             kill_descendants()

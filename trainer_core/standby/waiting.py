@@ -2,14 +2,14 @@
 
 import os
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer_core.enums import Step
 from trainer_core.launch.cage_command import Cage, NetworkMode
 from trainer_core.standby.hand_over import ANSWER, HandOver, Readiness
 from trainer_core.standby.privacy import set_traceable
-from trainer_core.standby.taking import take_job
+from trainer_core.standby.taking import show_readiness, take_job
 from trainer_core.standby.warm_step import WarmStep
 from trainer_core.watchdog import read_stdin_line
 
@@ -18,13 +18,14 @@ EXIT_UNUSED = 70
 """Exit status of a pipeline that got no attempt."""
 
 
-def start_warm_steps(network: NetworkMode, *, num_room_bytes: int, env: dict[str, str]) -> list[WarmStep]:
+def start_warm_steps(
+    entry: Sequence[str], *, network: NetworkMode, env: Mapping[str, str], num_room_bytes: int
+) -> list[WarmStep]:
     """Starts prepare and train, which leaves the network as it will in the job. `env` is added to this process's."""
+    offline = {**env, "HF_HUB_OFFLINE": "1"}
     return [
-        WarmStep(Step.PREPARE, cage=Cage(), env=env, num_room_bytes=num_room_bytes),
-        WarmStep(
-            Step.TRAIN, cage=Cage(network=network), env={**env, "HF_HUB_OFFLINE": "1"}, num_room_bytes=num_room_bytes
-        ),
+        WarmStep(Step.PREPARE, entry=entry, cage=Cage(), env=env, num_room_bytes=num_room_bytes),
+        WarmStep(Step.TRAIN, entry=entry, cage=Cage(network=network), env=offline, num_room_bytes=num_room_bytes),
     ]
 
 
@@ -38,7 +39,7 @@ def wait_for_attempt(
     """
     set_traceable(False)
     birth_environment = dict(os.environ)
-    line = _wait_for_line(steps)
+    line = _wait_for_line(steps, on_ready=lambda: show_readiness(entry))
     if not line:
         return None
     hand_over = HandOver.from_line(line)
@@ -48,7 +49,7 @@ def wait_for_attempt(
     return hand_over.arguments
 
 
-def _wait_for_line(steps: Sequence[WarmStep]) -> bytes:
+def _wait_for_line(steps: Sequence[WarmStep], *, on_ready: Callable[[], object]) -> bytes:
     """Returns what comes on stdin; nothing at its end, or when a step has ended. Says meanwhile when all are ready."""
     waited_for = {step.output: step for step in steps}
     poll = select.poll()
@@ -64,6 +65,7 @@ def _wait_for_line(steps: Sequence[WarmStep]) -> bytes:
                 os.write(_STDOUT, readiness.to_line())
                 return b""
             if not waited_for:
+                on_ready()
                 os.write(_STDOUT, Readiness(True).to_line())
 
 

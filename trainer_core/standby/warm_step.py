@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from trainer_core.enums import Step
@@ -11,20 +11,21 @@ from trainer_core.launch.cage_command import Cage
 from trainer_core.standby.command_line import reserve_room
 from trainer_core.standby.hand_over import ANSWER, HandOver, Readiness, has_line, read_line
 
-WARM_ENTRY = ("-m", "trainer_core.warm_main")
 _ANSWER_SECONDS = 5.0
 
 
 class WarmStep:
     """Waits for a job, or gets ready to."""
 
-    def __init__(self, step: Step, *, cage: Cage, env: Mapping[str, str], num_room_bytes: int) -> None:
+    def __init__(
+        self, step: Step, *, entry: Sequence[str], cage: Cage, env: Mapping[str, str], num_room_bytes: int
+    ) -> None:
         """Starts it. `env` is added to this process's own; `num_room_bytes` is room for the job's command line."""
         self.step = step
         self.popen = subprocess.Popen(
             [
                 *cage.build_prefix(),
-                *(sys.executable, "-P", *WARM_ENTRY, "--step", step.value, "--standby", reserve_room(num_room_bytes)),
+                *(sys.executable, "-P", *entry, "--step", step.value, "--standby", reserve_room(num_room_bytes)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
