@@ -59,9 +59,8 @@ class Standby:
 
     def end(self) -> None:
         """Kills it with all below it."""
-        with suppress(ProcessLookupError):
-            # Stopped, it starts no further process while they are counted.
-            os.killpg(self.popen.pid, signal.SIGSTOP)
+        # Not stopped first, to count what is below it: this process may die in between, and a stopped process hears of
+        # no end. It starts nothing more once its steps are there.
         for pid in (*find_descendants(self.popen.pid), self.popen.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -194,5 +193,14 @@ def remove_left_homes(settings: Settings) -> None:
     """Removes the homes of stand-bys whose worker was killed."""
     for folder in (settings.data_dir / OWNERS_FOLDER).glob(f"{_HOME_PREFIX}*"):
         name = _HOME_NAME.fullmatch(folder.name)
-        if name is not None and not Path("/proc", name[1]).exists():
+        if name is not None and not _is_alive(int(name[1])):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    # A zombie runs no more. The command's name stands in parentheses and may itself hold them.
+    return text.rpartition(")")[2].split()[0] not in "ZX"
