@@ -109,9 +109,14 @@ class StandbyKeeper:
         waiting = self._waiting
         if waiting is None or not has_line(waiting.output):
             return None
-        readiness = Readiness.from_line(read_line(waiting.output, timeout_seconds=_ANSWER_SECONDS))
+        line = read_line(waiting.output, timeout_seconds=_ANSWER_SECONDS)
+        if line is None:
+            self._discard("it has ended")
+            return None
+        readiness = Readiness.from_line(line)
         if not readiness.is_ready:
-            self._discard(readiness.message)
+            self._is_wanted = False
+            self._discard(f"{readiness.message}; until it is started anew, this worker keeps none")
             return None
         # Ready, it has nothing more to say before it is told: only its end.
         if has_line(waiting.output) or not _hand_over(waiting, hand_over):

@@ -47,22 +47,20 @@ class Readiness:
 
     is_ready: bool
     message: str = ""
-    """Why it is not ready."""
-    has_touched_gpu: bool = False
-    """Whether it has asked the CUDA driver for anything: one that has is not ready."""
+    """Why it never will be: another one would not be either."""
 
     def to_line(self) -> bytes:
         """Returns the line, newline included."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
-    def from_line(cls, line: bytes | None) -> Self:
-        """Reads it back; anything else, None included, comes from a process that cannot be used."""
+    def from_line(cls, line: bytes) -> Self:
+        """Reads it back; anything else comes from a process that cannot be used."""
         try:
-            fields = json.loads(line or b"null")
-            return cls(bool(fields["is_ready"]), str(fields["message"]), bool(fields["has_touched_gpu"]))
+            fields = json.loads(line)
+            return cls(bool(fields["is_ready"]), str(fields["message"]))
         except (ValueError, KeyError, TypeError):
-            return cls(is_ready=False, message="it ended before it was ready")
+            return cls(is_ready=False, message=f"it says {line[:100]!r}")
 
 
 ANSWER = b'{"is_taken": true}\n'

@@ -23,6 +23,7 @@ def take_job(hand_over: HandOver, *, entry: Sequence[str], birth_environment: Ma
     for name, value in hand_over.env.items():
         if birth_environment.get(name) != value:
             os.environ[name] = value
+    sys.argv[1:] = hand_over.arguments
     tempfile.tempdir = None
     set_traceable(True)
 

@@ -60,9 +60,11 @@ def _wait_for_line(steps: Sequence[WarmStep], *, on_ready: Callable[[], object])
             if descriptor == _STDIN:
                 return read_stdin_line()
             step = waited_for.pop(descriptor, None)
-            readiness = Readiness(False, "it ended") if step is None else step.read_readiness()
+            readiness = None if step is None else step.read_readiness()
+            if readiness is None:
+                return b""
             if not readiness.is_ready:
-                os.write(_STDOUT, readiness.to_line())
+                os.write(_STDOUT, Readiness(False, f"{step}: {readiness.message}").to_line())
                 return b""
             if not waited_for:
                 on_ready()

@@ -35,6 +35,9 @@ class WarmStep:
             start_new_session=True,
         )
 
+    def __str__(self) -> str:
+        return self.step.value
+
     @property
     def pid(self) -> int:
         """Its process id."""
@@ -46,9 +49,10 @@ class WarmStep:
         assert self.popen.stdout is not None
         return self.popen.stdout.fileno()
 
-    def read_readiness(self) -> Readiness:
-        """What it says of itself; call it when there is something to read."""
-        return Readiness.from_line(read_line(self.output, timeout_seconds=_ANSWER_SECONDS))
+    def read_readiness(self) -> Readiness | None:
+        """What it says of itself, None when it has ended; call it when there is something to read."""
+        line = read_line(self.output, timeout_seconds=_ANSWER_SECONDS)
+        return None if line is None else Readiness.from_line(line)
 
     def take(self, hand_over: HandOver) -> "subprocess.Popen[bytes] | None":
         """Hands the job over; returns the process, which reads its secrets next, or None: it is dead then."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.states import JobStatus
-from tests.integration.worker.conftest import OWNER, TOKEN, Installation, Worker
+from tests.integration.worker.conftest import OWNER, REPOSITORY, TOKEN, Installation, Worker
+from tests.integration.worker.test_trainer_user import SITE, USER, can_run
 from tests.support.standbys import Waiting, find_standby_pids, find_waiting, read_argv
 
 pytestmark = pytest.mark.timeout(120)
@@ -44,7 +45,7 @@ def read_log(worker: Worker) -> str:
 
 def test_a_stand_by_serves_one_job_and_the_next_job_has_another(installation, start, until, alive):
     worker, first = start()
-    job_id = installation.submit({"train": {"metrics": 1, "variable": "HOME", "sleep": 1}})
+    job_id = installation.submit({"train": {"metrics": 1, "variable": "HOME", "sleep": 0.5}})
     pid = installation.wait_asleep(job_id)
 
     assert pid == first.train
@@ -87,7 +88,15 @@ def test_a_stand_by_has_no_secret_no_owner_and_no_gpu_before_it_has_a_job(instal
     assert [path.name for path in home.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("end", ["kill the worker", "kill the pool process", "close its pipe", "SIGTERM"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "kill the worker",
+        pytest.param("kill the pool process", marks=pytest.mark.slow),
+        pytest.param("close its pipe", marks=pytest.mark.slow),
+        pytest.param("SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_no_stand_by_outlives_its_worker(installation, start, until, alive, end):
     worker, waiting = start()
     pool_pid = int(Path(f"/proc/{waiting.pipeline}/stat").read_text().rpartition(")")[2].split()[1])
@@ -104,11 +113,13 @@ def test_no_stand_by_outlives_its_worker(installation, start, until, alive, end)
     until(lambda: not any(alive(pid) for pid in waiting.pids), seconds=5.0)
     if end == "SIGTERM":
         assert list_homes(installation) == []
-    elif end == "kill the worker":
+    elif end == "close its pipe":
+        # What lies there of a worker that was killed goes when the next one starts.
         start_worker(installation)
         until(lambda: f".standby-{pool_pid}-1" not in {path.name for path in list_homes(installation)})
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_stand_by_that_was_not_ready(installation, until, alive):
     worker = start_worker(installation, HF_STUB_REHEARSAL="hang")
     pids = until(lambda: find_standby_pids(worker.process.pid))
@@ -118,6 +129,7 @@ def test_nothing_is_left_of_a_stand_by_that_was_not_ready(installation, until, a
     until(lambda: not any(alive(pid) for pid in pids), seconds=5.0)
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_no_stand_by(installation, until):
     worker = start_worker(installation, HF_STUB_REHEARSAL="hang")
     pids = until(lambda: find_standby_pids(worker.process.pid))
@@ -129,6 +141,7 @@ def test_a_job_waits_for_no_stand_by(installation, until):
     assert pids <= find_standby_pids(worker.process.pid), "it goes on getting ready for the next job"
 
 
+@pytest.mark.slow
 def test_a_stand_by_that_cannot_get_ready_is_told_and_not_missed(installation, until):
     worker = start_worker(installation, HF_STUB_REHEARSAL="fail")
     until(lambda: find_standby_pids(worker.process.pid) == set())
@@ -141,15 +154,15 @@ def test_a_stand_by_that_cannot_get_ready_is_told_and_not_missed(installation, u
 
 
 @pytest.mark.parametrize(
-    ("victim", "number", "warm"),
+    ("victim", "number"),
     [
-        ("pipeline", signal.SIGKILL, {"prepare": False, "train": False}),
-        ("train", signal.SIGKILL, {"prepare": False, "train": False}),
+        ("pipeline", signal.SIGKILL),
+        pytest.param("train", signal.SIGKILL, marks=pytest.mark.slow),
         # It does not answer: the worker waits 2 s, then starts another.
-        ("pipeline", signal.SIGSTOP, {"prepare": False, "train": False}),
+        pytest.param("pipeline", signal.SIGSTOP, marks=pytest.mark.slow),
     ],
 )
-def test_a_job_whose_stand_by_is_lost_is_started_without(installation, start, alive, until, victim, number, warm):
+def test_a_job_whose_stand_by_is_lost_is_started_without(installation, start, alive, until, victim, number):
     worker, waiting = start()
     os.kill(getattr(waiting, victim), number)
     if number == signal.SIGKILL:
@@ -159,11 +172,12 @@ def test_a_job_whose_stand_by_is_lost_is_started_without(installation, start, al
     job = installation.wait(job_id)
 
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), read_log(worker)
-    assert was_warm(installation, job_id) == warm
+    assert was_warm(installation, job_id) == {"prepare": False, "train": False}
     assert "a stand-by is not used" in read_log(worker)
     until(lambda: not any(alive(pid) for pid in waiting.pids))
 
 
+@pytest.mark.slow
 def test_a_step_that_dies_while_it_waits_for_the_one_before_it_is_started_anew(installation, start):
     _, waiting = start()
     job_id = installation.submit({"prepare": {"sleep": 1}})
@@ -194,6 +208,7 @@ def test_a_warm_job_is_cancelled_and_the_next_stand_by_lives_on(installation, st
     assert installation.wait_asleep(next_id) == following.train
 
 
+@pytest.mark.slow
 def test_beside_a_job_that_runs_its_models_code_no_stand_by_waits(build_installation, until):
     commit = "c" * 40
     installation = build_installation("trusting", trusted_model_code=(f"owner/model@{commit}",))
@@ -211,6 +226,7 @@ def test_beside_a_job_that_runs_its_models_code_no_stand_by_waits(build_installa
     until(lambda: find_standby_pids(worker.process.pid))
 
 
+@pytest.mark.slow
 def test_a_worker_with_plugins_keeps_none(installation, until):
     worker = start_worker(installation, FINESMITH_PLUGINS="tests.integration.plugin.nowhere:register")
 
@@ -221,6 +237,7 @@ def test_a_worker_with_plugins_keeps_none(installation, until):
     assert was_warm(installation, job_id) == {"prepare": False, "train": False}
 
 
+@pytest.mark.slow
 def test_a_warm_job_ends_with_its_worker(installation, start, until, alive):
     worker, waiting = start()
     pid_file = installation.settings.data_dir / "pids"
@@ -231,3 +248,32 @@ def test_a_warm_job_ends_with_its_worker(installation, start, until, alive):
     worker.kill()
 
     until(lambda: not any(alive(pid) for pid in [*pids, *waiting.pids]), seconds=5.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_run(), reason="needs root, and an interpreter that every user may run")
+def test_a_stand_by_waits_as_the_user_of_jobs_and_in_their_cage(installation, until, alive):
+    installation.settings.data_dir.parent.chmod(0o711)
+    worker = installation.start_worker(
+        program=f"{PROGRAM} --as-user",
+        variables={
+            "FINESMITH_STANDBY": "on",
+            "FINESMITH_TRAINER_USER": str(USER),
+            "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{SITE}",
+        },
+    )
+    waiting = until(lambda: find_waiting(worker.process.pid))
+    for pid in waiting.pids:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert status["Uid"].split() == [str(USER)] * 4
+        assert int(status["CapEff"], 16) == 0
+        assert status["NoNewPrivs"].strip() == "1"
+    networks = [Path(f"/proc/{pid}/ns/net").readlink() for pid in (waiting.prepare, waiting.train)]
+    assert networks[0] == Path("/proc/self/ns/net").readlink()
+    assert networks[0] != networks[1]
+
+    job_id = installation.submit({"train": {"sleep": 0.5}})
+
+    assert installation.wait_asleep(job_id) == waiting.train
+    assert installation.wait(job_id).status is JobStatus.SUCCEEDED, read_log(worker)
+    assert was_warm(installation, job_id) == {"prepare": True, "train": True}
