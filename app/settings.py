@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     """Jobs that this worker runs at a time. None: one a GPU, one on a host without."""
     plugins: str | None = None
     """Plugins besides installed ones: comma-separated `module:function`."""
+    standby: Literal["auto", "on", "off"] = "auto"
+    """Keep a process a slot that has loaded the trainer before its job comes: `auto` while 8 GiB of memory are free,
+    `on`, `off`. There is none where there are plugins."""
     trainer_network: Literal["auto", "isolated", "host"] = "auto"
     """Network of train, fuse, quantize: `auto` none where the kernel allows that, `isolated` none or no job, `host`."""
     trainer_user: str | None = None

@@ -32,7 +32,7 @@ from trainer_core.job_spec import JobSpec, StepInputs
 from trainer_core.watchdog import become_subreaper, find_descendants
 from trainer_core.workspace import Workspace
 from worker.cage import build_job_cage
-from worker.pipeline_process import PIPELINE_ENTRY, PipelineProcess
+from worker.pipeline_process import PipelineProgram, serve_attempt
 
 ROOT = Path(__file__).parents[1]
 FaultKind = Literal["cancel", "step killed", "pipeline killed", "starter killed"]
@@ -108,14 +108,13 @@ def main() -> int:
 def hold(root: Path, attempt: int) -> int:
     """The starter: what a worker's pool process is to a pipeline. Hands SIGTERM on, as a supervisor does."""
     become_subreaper()
-    process = PipelineProcess(
+    process = serve_attempt(
         Workspace(root),
         attempt=attempt,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         secrets={},
         # In the cage of the service: a GPU has to be reached, and freed, from within it.
-        entry=(*PIPELINE_ENTRY, "--network", "auto"),
-        cage=build_job_cage(Settings(data_dir=root.parent / "data")),
+        program=PipelineProgram(cage=build_job_cage(Settings(data_dir=root.parent / "data")), network="auto"),
     )
     signal.signal(signal.SIGTERM, lambda number, frame: process.ask_to_stop())
     while (status := process.wait(1.0)) is None:

@@ -252,6 +252,8 @@ def run_service(kind: Literal["api", "up"], **settings: str) -> Iterator[Service
         environment = {
             **os.environ,
             "FINESMITH_DATA_DIR": name,
+            # It would get ready while something else is measured.
+            "FINESMITH_STANDBY": "off",
             "FINESMITH_MODEL_ROOT": str(folder / "models"),
             **{f"FINESMITH_{name.upper()}": value for name, value in settings.items()},
         }

@@ -2,7 +2,8 @@
 
 `python -m trainer_core.pipeline --workspace ROOT --attempt N [--network MODE]`. Stdin: one line of secrets, then held
 open by the worker. It imports nothing heavy, so that it hears of a closed pipe at once. Exit status: 0; 1, see
-`result.json`; 74, the disk is full; 75, stopped as asked.
+`result.json`; 74, the disk is full; 75, stopped as asked. With `--standby ROOM [--network MODE]` it waits to be told
+the rest, and steps get ready beneath: see `trainer_core.standby`.
 """
 
 import argparse
@@ -46,20 +47,25 @@ from trainer_core.launch.base import Launcher, LaunchRequest
 from trainer_core.launch.by_resources import LauncherByResources
 from trainer_core.launch.cage_command import Cage, NetworkMode
 from trainer_core.launch.single import SingleLauncher
-from trainer_core.launch.step_process import StepProcess
+from trainer_core.launch.step_process import StepProcess, start_step
+from trainer_core.plugins import has_plugins
+from trainer_core.standby.waiting import EXIT_UNUSED, start_warm_steps, wait_for_attempt
+from trainer_core.standby.warm_steps import WarmSteps
 from trainer_core.trace_context import build_trace_environment
 from trainer_core.watchdog import become_subreaper, exit_when_stdin_closes, kill_descendants
 from trainer_core.workspace import Workspace
 
+PIPELINE_ENTRY = ("-m", "trainer_core.pipeline")
 _STAGE_ENTRY = ("-m", "trainer_core.stage_main")
 _PUSH_ENTRY = ("-m", "trainer_core.push_main")
 _TRACK_ENTRY = ("-m", "trainer_core.track_main")
+_WARM_ENTRY = ("-m", "trainer_core.warm_main")
 _FOLLOW_ENTRY = (*_PUSH_ENTRY, "--follow")
 _PUSH_KEYS = ("push_to_hub", "hub_model_id", "fused_hub_model_id", "quantized_hub_model_id")
 
 _TOKEN = "huggingface_hub_token"
 _TRACKER_KEY = "wandb_api_key"
-_JOB_ENVIRONMENT = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+JOB_ENVIRONMENT = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 """A job reads and writes with the token that it was given: never with the login of whoever runs the worker."""
 
 _TRACKER_SECONDS = 120.0
@@ -81,6 +87,10 @@ class Launchers:
     """Pushes checkpoints beside the training."""
     track: Launcher = field(default_factory=lambda: SingleLauncher(entry=_TRACK_ENTRY))
     """Sends metrics to trackers beside the training."""
+    warm: WarmSteps = field(default_factory=WarmSteps)
+    """Steps that were started ahead of the job, and are used where the step is one process."""
+    warm_entry: Sequence[str] = _WARM_ENTRY
+    """The program of those."""
 
 
 class StopRequest:
@@ -138,6 +148,7 @@ class Pipeline:
             if self._stop.is_set:
                 return AttemptResult("interrupted")
             result = self._run_step(step)
+            self._launchers.warm.end(but=[other for other in self._spec.steps if other is not step])
             if result.status != "succeeded":
                 return result
             pushed = self._push_result(step)
@@ -231,23 +242,24 @@ class Pipeline:
         tracker.wait()
 
     def _start(self, step: Step, *, launcher: Launcher, is_offline: bool, sink: LogSink) -> StepProcess:
-        num_processes = self._spec.num_processes if self._is_distributed(step, launcher) else 1
+        is_distributed = self._is_distributed(step, launcher)
+        num_processes = self._spec.num_processes if is_distributed else 1
         request = LaunchRequest(self._workspace.root, self._spec.attempt, step, num_processes=num_processes)
+        env = {
+            **JOB_ENVIRONMENT,
+            **build_trace_environment(step),
+            **(self._build_offline_environment() if is_offline else {}),
+        }
+        secrets = self._choose_secrets(launcher, is_offline=is_offline)
+        if launcher is self._step_launcher and not is_distributed:
+            warm = self._launchers.warm.start(request, env={**os.environ, **env}, secrets=secrets, sink=sink)
+            if warm is not None:
+                return warm
         command = launcher.build_command(request)
         if is_offline:
             # With more than one process the launcher is in it too: its ranks meet on the loopback that they share.
             command = replace(command, argv=(*Cage(network=self._network).build_prefix(), *command.argv))
-        return StepProcess(
-            command,
-            folder=self._workspace.root,
-            env={
-                **_JOB_ENVIRONMENT,
-                **build_trace_environment(step),
-                **(self._build_offline_environment() if is_offline else {}),
-            },
-            secrets=self._choose_secrets(launcher, is_offline=is_offline),
-            sink=sink,
-        )
+        return start_step(command, folder=self._workspace.root, env=env, secrets=secrets, sink=sink)
 
     def _build_offline_environment(self) -> dict[str, str]:
         """Components that use W&B themselves must not wait for a network; our own tracker has the worker's mode."""
@@ -274,7 +286,8 @@ class Pipeline:
         with LogSink(self._attempt.output, redactor=self._redactor) as sink:
             process = self._start(step, launcher=launcher, is_offline=is_offline, sink=sink)
             self._stop.watch(process)
-            status = process.wait(spared=() if self._tracker is None else (self._tracker.pid,))
+            tracker = () if self._tracker is None else (self._tracker.pid,)
+            status = process.wait(spared=(*tracker, *self._launchers.warm.pids))
             self._stop.watch(None)
         classify = classify_ranks_exit if self._is_distributed(step, launcher) else classify_step_exit
         return classify(
@@ -288,11 +301,19 @@ class Pipeline:
 
 def main(arguments: Sequence[str] | None = None, *, launchers: Launchers | None = None) -> int:
     """Runs one attempt and returns the exit status. Takes over this process's stdin and signals."""
-    parser = argparse.ArgumentParser(prog="python -m trainer_core.pipeline")
-    parser.add_argument("--workspace", type=Path, required=True)
-    parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--network", choices=get_args(NetworkMode), default="host")
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
+    launchers = launchers or Launchers()
+    if options.standby is not None:
+        become_subreaper()
+        steps = start_warm_steps(
+            launchers.warm_entry, network=options.network, env=JOB_ENVIRONMENT, num_room_bytes=len(options.standby)
+        )
+        given = wait_for_attempt(steps, entry=PIPELINE_ENTRY, find_output=lambda given: _find_output(_parse(given)))
+        if given is None:
+            kill_descendants()
+            return EXIT_UNUSED
+        options = _parse(given)
+        launchers = replace(launchers, warm=WarmSteps(steps))
 
     stop = StopRequest()
     signal.signal(signal.SIGTERM, stop.handle_signal)
@@ -300,18 +321,35 @@ def main(arguments: Sequence[str] | None = None, *, launchers: Launchers | None 
     become_subreaper()
     secrets = read_secrets()
     exit_when_stdin_closes(kill_descendants)
+    return _run_attempt(options, secrets=secrets, launchers=launchers, stop=stop)
 
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainer_core.pipeline")
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--attempt", type=int)
+    parser.add_argument("--network", choices=get_args(NetworkMode), default="host")
+    parser.add_argument("--standby", metavar="ROOM")
+    options = parser.parse_args(arguments)
+    if options.standby is None and (options.workspace is None or options.attempt is None):
+        parser.error("--workspace and --attempt are needed")
+    return options
+
+
+def _find_output(options: argparse.Namespace) -> Path:
+    return Workspace(options.workspace).attempt(options.attempt).output
+
+
+def _run_attempt(
+    options: argparse.Namespace, *, secrets: Mapping[str, str], launchers: Launchers, stop: StopRequest
+) -> int:
     workspace = Workspace(options.workspace)
     attempt = workspace.attempt(options.attempt)
     try:
         spec = JobSpec.from_json(attempt.job.read_text())
+        launchers.warm.end(but=() if has_plugins(spec.plugins) else spec.steps)
         pipeline = Pipeline(
-            workspace,
-            spec=spec,
-            secrets=secrets,
-            launchers=launchers or Launchers(),
-            stop=stop,
-            network=options.network,
+            workspace, spec=spec, secrets=secrets, launchers=launchers, stop=stop, network=options.network
         )
         return _finish(attempt.result, pipeline.run())
     except OSError as error:

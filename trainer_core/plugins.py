@@ -41,6 +41,11 @@ def load_plugins(spec: str | None) -> tuple[PluginFailure, ...]:
     return tuple(failures)
 
 
+def has_plugins(spec: str | None) -> bool:
+    """Whether there are any for `load_plugins` to load."""
+    return any(True for _ in _iterate_plugins(spec))
+
+
 def _iterate_plugins(spec: str | None) -> Iterator[tuple[str, Callable[[], Callable[[], object]]]]:
     installed = set()
     for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):

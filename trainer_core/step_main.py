@@ -53,6 +53,7 @@ from trainer_core.errors import DiskFullError, StepInterrupted
 from trainer_core.events import EventWriter
 from trainer_core.job_spec import JobSpec
 from trainer_core.plugins import load_plugins
+from trainer_core.process_end import end_process
 from trainer_core.ranks import count_ranks, find_rank, is_first_rank
 from trainer_core.redaction import Redactor
 from trainer_core.watchdog import exit_when_stdin_closes, exit_when_stdin_hangs_up, kill_descendants
@@ -82,13 +83,13 @@ class StepRun:
         self._stop = stop
         self._redactor = redactor
 
-    def run(self, events: EventWriter, *, load_step: LoadStep, stage: StageFunction) -> None:
+    def run(self, events: EventWriter, *, load_step: LoadStep, stage: StageFunction, is_warm: bool = False) -> None:
         """Runs the step. Raises whatever the step raises, and StepInterrupted when it was asked to stop."""
         started_at = time.monotonic()
         events.emit(
             "step.started",
             message=f"{self._step} has started",
-            data={"inputs": describe_sources(self._spec, self._step)},
+            data={"inputs": describe_sources(self._spec, self._step), "warm": is_warm},
         )
         run_step = load_step(self._step)
         for failure in load_plugins(self._spec.plugins):
@@ -157,8 +158,12 @@ def main(
     *,
     load_step: LoadStep = load_step_function,
     stage: StageFunction = stage_from_hub,
+    is_warm: bool = False,
 ) -> int:
-    """Runs one step and returns the exit status. Takes over this process's stdin and signals."""
+    """Runs one step and returns the exit status. Takes over this process's stdin and signals.
+
+    `is_warm` says that the step's libraries are loaded already.
+    """
     options = parse_step_arguments(arguments, program="python -m trainer_core.step_main")
     workspace = Workspace(options.workspace)
     attempt = workspace.attempt(options.attempt)
@@ -180,7 +185,7 @@ def main(
     redactor = build_redactor(spec, workspace=workspace, secrets=secrets)
     run = StepRun(spec, step=options.step, workspace=workspace, secrets=secrets, stop=stop, redactor=redactor)
     return guard_step(
-        lambda events: run.run(events, load_step=load_step, stage=stage),
+        lambda events: run.run(events, load_step=load_step, stage=stage, is_warm=is_warm),
         workspace=workspace,
         attempt=options.attempt,
         step=options.step,
@@ -280,4 +285,8 @@ def _describe_finish(marker: DoneMarker, *, seconds: float, import_seconds: floa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if count_ranks() > 1:
+        # Ranks leave their group together.
+        sys.exit(status)
+    end_process(status)

@@ -38,6 +38,7 @@ from worker.presence import Presence
 from worker.preview_process import PREVIEW_ENTRY
 from worker.preview_run import PreviewRenderer
 from worker.preview_thread import PreviewThread
+from worker.standby import StandbyKeeper, remove_left_homes
 from worker.supervisor import Host
 from worker.tasks import register_tasks
 from worker.workspaces import remove_leftovers
@@ -66,12 +67,14 @@ def main(
     if os.environ.get("FINESMITH_PARENT_PIPE") == "1":
         become_subreaper()
         exit_when_stdin_closes(kill_descendants)
+    start_folder = Path.cwd()
     host = Host(
         worker_id=worker_id,
-        start_folder=Path.cwd(),
+        start_folder=start_folder,
         drain=DrainFlag(),
         pipeline_entry=tuple(pipeline_entry),
         preview_entry=tuple(preview_entry),
+        standby=_build_standby(settings, start_folder=start_folder, entry=tuple(pipeline_entry)),
     )
     try:
         check_cage(settings, env=build_probe_environment(settings, start_folder=host.start_folder))
@@ -122,9 +125,15 @@ def run_worker(settings: Settings, *, host: Host) -> int:
         timer.daemon = True
         timer.start()
 
+    if host.standby is not None:
+        keeper = host.standby
+        # In each of the pool's processes, which has its own copy.
+        signals.worker_process_init.connect(lambda **_: keeper.fill(), weak=False)
+        signals.worker_process_shutdown.connect(lambda **_: keeper.close(), weak=False)
     signals.worker_ready.connect(begin, weak=False)
     signals.worker_shutting_down.connect(drain, weak=False)
     remove_leftovers(settings)
+    remove_left_homes(settings)
     logger.info("%d slots, %d GPUs", slots, len(gpus))
     worker = celery.Worker(
         hostname=f"{host.worker_id}@{info.host}",
@@ -155,6 +164,13 @@ def _build_cleaning_thread(settings: Settings, gate: ForkGate) -> CleaningThread
     sessions = gate.build_sessions(build_engine(settings.database_url, pool_size=1))
     jobs = JobService(sessions, settings=settings, storage=Storage.of(settings))
     return CleaningThread(settings, find_unfinished=jobs.find_unfinished)
+
+
+def _build_standby(settings: Settings, *, start_folder: Path, entry: tuple[str, ...]) -> StandbyKeeper | None:
+    """None for another program in the pipeline's place: it may not know how to wait."""
+    if entry != PIPELINE_ENTRY:
+        return None
+    return StandbyKeeper(settings, start_folder=start_folder, entry=entry)
 
 
 def _read_version() -> str:

@@ -16,6 +16,8 @@ from worker.cage import find_trainer_user, give_folder
 
 logger = logging.getLogger(__name__)
 
+OWNERS_FOLDER = "owners"
+"""Below the data folder."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -70,7 +72,7 @@ class OwnerFolder:
 def make_owner_folder(settings: Settings, owner: str) -> OwnerFolder:
     """Returns the owner's folder, made where it is missing. Raises OSError."""
     name = owner if _PLAIN_NAME.fullmatch(owner) else hashlib.sha256(owner.encode()).hexdigest()[:32]
-    folder = OwnerFolder(settings.data_dir / "owners" / name)
+    folder = OwnerFolder(settings.data_dir / OWNERS_FOLDER / name)
     is_new = not folder.root.exists()
     folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     user = find_trainer_user(settings)

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from trainer_core.attempt.host_memory import count_oom_kills
 from trainer_core.attempt.outcome import Failure, read_result
 from trainer_core.enums import Step
 from trainer_core.errors import DiskFullError, TrainerError
+from trainer_core.events import EventRecord
 from trainer_core.watchdog import become_subreaper
 from trainer_core.workspace import Workspace
 from worker.disk_relief import DiskReserve, make_room
@@ -32,6 +34,7 @@ from worker.pump_thread import PumpThread
 from worker.restoring import AttemptRestorer
 from worker.services import Services
 from worker.staging import InputStager
+from worker.standby import StandbyKeeper
 from worker.tracing import note_outcome, watch_attempt
 from worker.workspaces import make_workspace, remove_folder, set_aside
 
@@ -54,6 +57,8 @@ class Host:
     drain: DrainFlag
     pipeline_entry: Sequence[str] = PIPELINE_ENTRY
     preview_entry: Sequence[str] = PREVIEW_ENTRY
+    standby: StandbyKeeper | None = None
+    """None: every job's processes are started when it is there."""
 
 
 def run_job(job_id: str, *, services: Services, host: Host) -> None:
@@ -95,6 +100,8 @@ class Supervisor:
             max_runtime_seconds=claim.max_runtime_seconds,
             grace_seconds=services.settings.cancel_grace_seconds,
         )
+        self._is_training = threading.Event()
+        """An optimizer step was told of, and nothing was done about it yet."""
 
     def run(self) -> None:
         """Runs the attempt. Raises LeaseLost when the job was taken away: all its processes are gone then."""
@@ -154,7 +161,7 @@ class Supervisor:
             services=services,
             job_id=claim.job_id,
             attempt=claim.attempt,
-            on_recorded=publishing.follow,
+            on_recorded=lambda record: self._follow(record, publishing),
         )
         log = LogPump(attempt.output, services=services, job_id=claim.job_id, attempt=claim.attempt)
         event_pumping = PumpThread(events, keeper=self._keeper, name=f"events-{claim.job_id}")
@@ -176,6 +183,11 @@ class Supervisor:
             log_pumping.abandon()
             publishing.abandon()
 
+    def _follow(self, record: EventRecord, publishing: PublisherThread) -> None:
+        publishing.follow(record)
+        if record.type in ("metrics", "progress") and record.step == Step.TRAIN:
+            self._is_training.set()
+
     def _run_pipeline(self, workspace: Workspace) -> Outcome:
         oom_kills_before = count_oom_kills()
         process = start_pipeline(
@@ -184,6 +196,7 @@ class Supervisor:
             settings=self._services.settings,
             start_folder=self._host.start_folder,
             entry=self._host.pipeline_entry,
+            standby=self._host.standby,
         )
         try:
             status = self._wait(process)
@@ -206,10 +219,20 @@ class Supervisor:
             if status is not None:
                 return status
             self._keeper.raise_if_lost()
+            self._keep_standby()
             if self._watch.is_stop_due():
                 process.ask_to_stop()
             if self._watch.is_kill_due():
                 return process.kill()
+
+    def _keep_standby(self) -> None:
+        """The next job's stand-by is made while this one trains, not while it starts; after it if it runs code of its
+        model, which shares a user with it."""
+        if self._host.standby is None or not self._is_training.is_set() or self._watch.stop_reason is not None:
+            return
+        self._is_training.clear()
+        if not self._claim.config.get("trust_remote_code"):
+            self._host.standby.fill()
 
     def _warn(self, message: str) -> None:
         logger.warning("%s: %s", self._claim.job_id, message)

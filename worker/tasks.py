@@ -17,7 +17,11 @@ def register_tasks(celery: Celery, *, settings: Settings, host: Host) -> None:
         if not built:
             built.append((Services.build(settings), JobTracer.build()))
         services, tracer = built[0]
-        with tracer.follow_wakeup(job_id):
-            run_job(job_id, services=services, host=host)
+        try:
+            with tracer.follow_wakeup(job_id):
+                run_job(job_id, services=services, host=host)
+        finally:
+            if host.standby is not None and not host.drain.is_set:
+                host.standby.fill()
 
     celery.task(name=RUN_JOB_TASK, ignore_result=True)(run)

@@ -16,24 +16,38 @@ _DRAIN_SECONDS = 10.0
 """How long output may still come after the step and all that it started are gone."""
 
 
+def start_step(
+    command: LaunchCommand, *, folder: Path, env: Mapping[str, str], secrets: Mapping[str, str], sink: LogSink
+) -> "StepProcess":
+    """Starts a step's program. `env` is added to this process's own. Raises OSError."""
+    if command.stop_file is not None:
+        command.stop_file.unlink(missing_ok=True)
+    popen = subprocess.Popen(
+        command.argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env={**os.environ, **env, **command.env},
+        start_new_session=True,
+    )
+    return StepProcess(
+        popen,
+        secrets_lines=format_secrets(secrets) * command.num_processes,
+        sink=sink,
+        stop_file=command.stop_file,
+    )
+
+
 class StepProcess:
     """A started step. Its stdin stays open until it has ended: end-of-file tells it that nobody waits any more."""
 
     def __init__(
-        self, command: LaunchCommand, *, folder: Path, env: Mapping[str, str], secrets: Mapping[str, str], sink: LogSink
+        self, popen: "subprocess.Popen[bytes]", *, secrets_lines: bytes, sink: LogSink, stop_file: Path | None = None
     ) -> None:
-        self._stop_file = command.stop_file
-        if self._stop_file is not None:
-            self._stop_file.unlink(missing_ok=True)
-        self._popen = subprocess.Popen(
-            command.argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={**os.environ, **env, **command.env},
-            start_new_session=True,
-        )
+        """`popen`: a process that reads its secrets next, with pipes for stdin and stdout."""
+        self._stop_file = stop_file
+        self._popen = popen
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
         self._drain = threading.Thread(
@@ -41,7 +55,7 @@ class StepProcess:
         )
         self._drain.start()
         try:
-            self._popen.stdin.write(format_secrets(secrets) * command.num_processes)
+            self._popen.stdin.write(secrets_lines)
             self._popen.stdin.flush()
         except BrokenPipeError:
             # It died before it read them; its exit status says why.

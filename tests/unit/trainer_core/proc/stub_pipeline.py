@@ -14,6 +14,7 @@ if __name__ == "__main__":
             launchers=Launchers(
                 step=SingleLauncher(entry=[str(HERE / "stub_step.py")]),
                 stage=SingleLauncher(entry=[str(HERE / "stub_stage.py")]),
+                warm_entry=[str(HERE / "stub_warm.py")],
             ),
         )
     )
