@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -14,12 +15,20 @@ from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, Problem, StepInputError, TrainerError
 from trainer_core.hub.script import connect_script
 from trainer_core.models.adapter_files import PARAM as ADAPTER_PARAM
-from trainer_core.models.adapter_files import read_adapter
+from trainer_core.models.adapter_files import AdapterFacts, read_adapter
 from trainer_core.models.dtype import get_dtype_name
 from trainer_core.models.failures import load_errors, resource_errors
-from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, save_fused_model
+from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, publish_fused_model, save_fused_model
 from trainer_core.models.loading import LoadingChoices, load_model
+from trainer_core.models.shard_fusing import (
+    ShardPlan,
+    WholeModelNeeded,
+    choose_merge_device,
+    plan_shards,
+    save_fused_shards,
+)
 from trainer_core.tokenizers import build_tokenizer
+from trainer_core.types import JsonValue
 
 _ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.jinja", "special_tokens_map.json"]
 
@@ -27,8 +36,10 @@ _ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.ji
 def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
     """Merges the adapter into its base and saves model and tokenizer to `config.resolved_fused_path`.
 
-    The merge runs on the CPU unless `device_map` says otherwise. Raises StepInputError without an adapter, FuseError
-    for one that cannot be merged rightly. A script pushes the model where the Config says; a job's pipeline does.
+    It goes tensor by tensor, on the GPU if there is one and `device_map` does not say `cpu`; a base or an adapter that
+    this does not fit is merged as a whole model, on the CPU unless `device_map` says otherwise. Raises StepInputError
+    without an adapter, FuseError for one that cannot be merged rightly. A script pushes the model where the Config
+    says; a job's pipeline does.
     """
     in_job = context is not None
     context = context or StepContext.for_script(Step.FUSE)
@@ -39,28 +50,51 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
 
 
 def _fuse(config: Config, *, adapter: Path, context: StepContext, in_job: bool) -> StepResult:
-    folder = Path(config.resolved_fused_path)
     with resource_errors("fusing"), _adapter_errors(config, context=context, in_job=in_job):
         facts = read_adapter(adapter)
         if facts.changes_nothing:
             message = "the adapter's weights are as before the first step: the fused model equals its base"
             context.events.emit("warning", level="warning", message=message, data={"adapter": str(adapter)})
         _warn_of_another_base(facts.base_name, config=config, context=context)
-        choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize")
-        base = load_model(config, choices=choices)
-        dtype = get_dtype_name(base.dtype)
-        context.events.emit(
-            "decision",
-            message=f"fuses {adapter.name} in {dtype} on {base.device}",
-            data={"adapter": str(adapter), "dtype": dtype, "device": str(base.device)},
-        )
-        model = merge_adapter(base, adapter=adapter, facts=facts)
-        tokenizer = _load_tokenizer(config, adapter=adapter)
-        artifact = save_fused_model(model, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
-    return StepResult(
-        artifacts=(artifact,),
-        facts={"dtype": dtype, "num_parameters": model.num_parameters(), "num_adapter_tensors": len(facts.shapes)},
-    )
+        try:
+            plan = plan_shards(config, adapter=adapter, facts=facts, dtype=choose_fused_dtype(config))
+        except WholeModelNeeded as reason:
+            return _fuse_whole_model(config, adapter=adapter, facts=facts, context=context, why=str(reason))
+        return _fuse_shards(config, plan=plan, adapter=adapter, context=context)
+
+
+def _fuse_shards(config: Config, *, plan: ShardPlan, adapter: Path, context: StepContext) -> StepResult:
+    """Tensor by tensor from the base's files to new ones."""
+    device = choose_merge_device(plan, wanted=config.device_map)
+    facts: dict[str, JsonValue] = {"dtype": get_dtype_name(plan.dtype), "device": str(device), "way": "shards"}
+    message = f"fuses {adapter.name} in {facts['dtype']} on {device}, tensor by tensor"
+    context.events.emit("decision", message=message, data={"adapter": str(adapter), **facts})
+    write = partial(save_fused_shards, plan=plan, max_shard_size=config.max_shard_size, device=device)
+    tokenizer = _load_tokenizer(config, adapter=adapter)
+    artifact = publish_fused_model(Path(config.resolved_fused_path), write=write, tokenizer=tokenizer)
+    counts = {"num_parameters": plan.num_parameters, "num_adapter_tensors": len(plan.adapter)}
+    return StepResult(artifacts=(artifact,), facts={**facts, **counts})
+
+
+def _fuse_whole_model(
+    config: Config, *, adapter: Path, facts: AdapterFacts, context: StepContext, why: str
+) -> StepResult:
+    """In memory, by the libraries alone."""
+    choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize")
+    base = load_model(config, choices=choices)
+    told: dict[str, JsonValue] = {
+        "dtype": get_dtype_name(base.dtype),
+        "device": str(base.device),
+        "way": "whole model",
+    }
+    message = f"fuses {adapter.name} in {told['dtype']} on {base.device} as a whole model: {why}"
+    context.events.emit("decision", message=message, data={"adapter": str(adapter), **told, "why": why})
+    model = merge_adapter(base, adapter=adapter, facts=facts)
+    tokenizer = _load_tokenizer(config, adapter=adapter)
+    folder = Path(config.resolved_fused_path)
+    artifact = save_fused_model(model, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
+    counts = {"num_parameters": model.num_parameters(), "num_adapter_tensors": len(facts.shapes)}
+    return StepResult(artifacts=(artifact,), facts={**told, **counts})
 
 
 @contextmanager
