@@ -1,5 +1,6 @@
 """Fusing needs little more memory than the model has bytes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ MIB = 2**20
 def measure(folder: Path, *, way: str, max_shard_size: str) -> int:
     """Bytes at the peak, in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-m", MODULE, way, str(folder), max_shard_size]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Else glibc keeps much of what is freed for later, the more the smaller a model's tensors are.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB)}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return int(finished.stdout.splitlines()[-1])
 
@@ -28,7 +31,7 @@ def list_sizes(folder: Path) -> list[int]:
     return [path.stat().st_size for path in folder.glob("*.safetensors")]
 
 
-@pytest.mark.parametrize("max_shard_size", ["100MB", "1GB"])
+@pytest.mark.parametrize("max_shard_size", ["1GB", pytest.param("100MB", marks=pytest.mark.slow)])
 def test_shards_are_fused_within_the_memory_of_one_shard_and_the_adapter(tmp_path: Path, max_shard_size: str) -> None:
     build(tmp_path, num_layers=10, hidden_size=1024, max_shard_size="60MB")
     shards = list_sizes(tmp_path / "base")
