@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 
@@ -50,11 +51,13 @@ def save_fused_shards(folder: Path, *, plan: ShardPlan, max_shard_size: str, dev
     targets = _lay_out(plan, folder=folder, max_shard_size=max_shard_size)
     merges = [LayerMerge(plan, name, targets, device=device) for name in plan.layers]
     merged = {name for merge in merges for name in merge.names}
-    tasks: list[Task] = [merge.run for merge in merges]
+    tasks: dict[Path, list[Task]] = {target.path: [] for target in targets.values()}
+    for merge in merges:
+        tasks[targets[merge.names[0]].path].append(merge.run)
     for name, target in targets.items():
         if name not in merged:
-            tasks += _iterate_copies(plan, name, target)
-    _run_all(tasks, num_threads=_choose_num_threads(plan, device=device))
+            tasks[target.path] += _iterate_copies(plan, name, target)
+    _run_all(_take_turns(tasks.values()), num_threads=_choose_num_threads(plan, device=device))
 
 
 def _lay_out(plan: ShardPlan, *, folder: Path, max_shard_size: str) -> dict[str, TensorPlace]:
@@ -101,6 +104,12 @@ def _copy_chunk(source: TensorPlace, target: TensorPlace, *, first: int, count: 
 def _write_chunk(weight: torch.Tensor, target: TensorPlace, *, first: int, count: int) -> None:
     chunk = weight.reshape(-1)[first : first + count]
     write_tensor(chunk.to(target.dtype), target, first_element=first)
+
+
+def _take_turns(queues: Iterable[list[Task]]) -> list[Task]:
+    """One task of each file, and again: writes to one file wait for each other, those to different files do not."""
+    turns = zip_longest(*queues)
+    return [task for turn in turns for task in turn if task is not None]
 
 
 def _choose_num_threads(plan: ShardPlan, *, device: torch.device) -> int:
