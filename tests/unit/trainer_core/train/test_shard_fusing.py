@@ -2,6 +2,9 @@
 
 import errno
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from trainer_core.models.fusing import fuse_adapter, save_fused_model
 from trainer_core.models.shard_fusing import tensor_places, writing
 from trainer_core.steps.fuse import fuse
 
+ROOT = Path(__file__).parents[4]
 MakeConfig = Callable[..., Config]
 IGNORED = pytest.mark.filterwarnings(
     "ignore:.*tied.*",
@@ -252,3 +256,35 @@ def test_a_base_that_is_cut_off_is_told_of_the_base(make_config: MakeConfig, tmp
     with pytest.raises(ModelLoadError, match=f"{shard.name} cannot be read") as caught:
         fuse(make_config(model_name_or_path=str(base), lora_model_local_path=str(adapter)))
     assert caught.value.param == "model_name_or_path"
+
+
+KILLED = """
+import os, signal, sys
+from trainer_core.config import build_config
+from trainer_core.models.shard_fusing import tensor_places, writing
+from trainer_core.steps.fuse import fuse
+
+def write(*args, **kwargs):
+    tensor_places.write_tensor(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+writing.write_tensor = write
+base, adapter, fused = sys.argv[1:]
+paths = {"model_name_or_path": base, "lora_model_local_path": adapter, "fused_model_local_path": fused}
+fuse(build_config(paths | {"path_to_env_file": None}))
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_amid_the_writing_leaves_no_half_model(make_config: MakeConfig, tmp_path: Path) -> None:
+    base = build_base(tmp_path / "base", family="llama")
+    adapter = build_adapter(tmp_path / "adapter", base=base, target_modules=["q_proj"])
+    fused = tmp_path / "fused"
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(base), str(adapter), str(fused)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert list((tmp_path / ".fused.partial").glob("*.safetensors"))
+    assert not fused.exists()
+    values = {"model_name_or_path": str(base), "lora_model_local_path": str(adapter)}
+    fuse(make_config(**values, fused_model_local_path=str(fused)))
+    assert not (tmp_path / ".fused.partial").exists()
+    AutoModelForCausalLM.from_pretrained(fused)
