@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,12 +15,11 @@ from trainer_core.config import Config
 from trainer_core.context import ArtifactFolder
 from trainer_core.errors import FuseError
 from trainer_core.file_modes import share_files
-from trainer_core.models.adapter_files import AdapterFacts, read_adapter
+from trainer_core.models.adapter_files import PARAM, AdapterFacts, read_adapter
+from trainer_core.models.adapter_fit import attach_adapter, check_adapter_fits
 from trainer_core.models.dtype import choose_dtype
-from trainer_core.models.failures import load_errors
 from trainer_core.models.loading import LoadingChoices, load_model, repair_generation_config
 from trainer_core.models.quantization import is_quantized
-from trainer_core.models.shard_fusing import ShardFuser
 
 
 def choose_fused_dtype(config: Config) -> torch.dtype | str:
@@ -47,19 +46,8 @@ def merge_adapter(base: PreTrainedModel, *, adapter: Path, facts: AdapterFacts) 
     """Merges the adapter in the folder into `base`, which is changed, and returns the plain model."""
     _fit_embeddings(base, facts)
     _untie_targeted_embeddings(base, facts)
-    with load_errors(f"the adapter in {adapter}", param="lora_model_local_path"), warnings.catch_warnings():
-        try:
-            # Of names that peft does not know: such weights are tied again below.
-            warnings.filterwarnings("ignore", message=".*ensure_weight_tying")
-            model = PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False)
-        except (RuntimeError, ValueError) as error:
-            first_mismatches = " ".join(str(error).split("\n\t")[1:3])
-            message = (
-                f"the adapter in {adapter} does not fit {base.config.name_or_path}; give the base it was trained on as "
-                f"model_name_or_path: {first_mismatches or error}"
-            )
-            raise FuseError(message, param="lora_model_local_path") from error
-    _check_adapter_fits(model, facts, adapter=adapter)
+    model = attach_adapter(base, adapter=adapter)
+    check_adapter_fits(model, facts, adapter=adapter)
     merged = _merge(model)
     if facts.keeps_tying:
         _tie_again(merged)
@@ -81,37 +69,27 @@ def fuse_trained_model(model: PeftModel, *, config: Config, adapter: Path) -> Pr
 def save_fused_model(
     model: PreTrainedModel, *, tokenizer: PreTrainedTokenizerBase | None, folder: Path, max_shard_size: str
 ) -> ArtifactFolder:
-    """Writes weights in files of at most `max_shard_size`, settings and tokenizer; other files in the folder stay.
-
-    Everything is written beside the folder first, so that a crash leaves no half model in it.
-    """
+    """Writes weights in files of at most `max_shard_size`, settings and tokenizer; see `publish_fused_model`."""
 
     def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished, max_shard_size=max_shard_size.replace(" ", ""))
-        if tokenizer is not None:
-            tokenizer.save_pretrained(unfinished)
 
-    return _write_beside(folder, write)
+    return publish_fused_model(folder, write=write, tokenizer=tokenizer)
 
 
-def save_by_shards(
-    fuser: ShardFuser, *, tokenizer: PreTrainedTokenizerBase, folder: Path, max_shard_size: str
+def publish_fused_model(
+    folder: Path, *, write: Callable[[Path], None], tokenizer: PreTrainedTokenizerBase | None
 ) -> ArtifactFolder:
-    """As `save_fused_model`, tensor by tensor. Raises NotByShards; the folder is then as it was."""
+    """Puts what `write` writes into an empty folder, and the tokenizer, into `folder`; other files there stay.
 
-    def write(unfinished: Path) -> None:
-        repair_generation_config(fuser.model)
-        fuser.write(unfinished, max_shard_size=max_shard_size)
-        tokenizer.save_pretrained(unfinished)
-
-    return _write_beside(folder, write)
-
-
-def _write_beside(folder: Path, write: Callable[[Path], None]) -> ArtifactFolder:
+    Everything is written beside the folder first, so that a crash leaves no half model in it.
+    """
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     write(unfinished)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(unfinished)
     share_files(unfinished)
     folder.mkdir(exist_ok=True)
     for old in folder.glob("model*.safetensors*"):
@@ -124,10 +102,18 @@ def _write_beside(folder: Path, write: Callable[[Path], None]) -> ArtifactFolder
 
 
 def _merge(model: Any) -> Any:
-    """peft computes each product first and refuses values that are not finite."""
+    """peft computes each product first and refuses values that are not finite: FuseError."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
-        return model.merge_and_unload(safe_merge=True)
+        try:
+            return model.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise FuseError(describe_broken_merge(), param=PARAM) from error
+
+
+def describe_broken_merge() -> str:
+    """What is told of a merge whose result is not finite."""
+    return "merging the adapter into its base gives values that are not finite: one of the two is broken"
 
 
 def _fit_embeddings(base: PreTrainedModel, facts: AdapterFacts) -> None:
@@ -169,18 +155,3 @@ def _get_head(model: PreTrainedModel) -> Any:
 
 def _find_name(model: nn.Module, wanted: Any) -> str | None:
     return next((name for name, module in model.named_modules() if module is wanted), None)
-
-
-def _check_adapter_fits(model: PeftModel, facts: AdapterFacts, *, adapter: Path) -> None:
-    """peft only warns about weights that it found no place for, or no weights for."""
-    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    missing = expected - set(facts.shapes)
-    # Whole embeddings may lie beside an adapter that has none on them.
-    unused = {name for name in facts.shapes if "lora_" in name} - expected
-    if missing or unused:
-        examples = ", ".join(sorted(missing | unused)[:3])
-        message = (
-            f"the adapter in {adapter} does not fit the base: {len(unused)} of its weights have no layer, "
-            f"{len(missing)} layers no weights ({examples}); give the base it was trained on"
-        )
-        raise FuseError(message, param="model_name_or_path")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer_core.context import StepContext
 from trainer_core.quantizers.calibration import CalibrationRows, render_calibration
@@ -25,6 +25,8 @@ class Quantizer(ABC):
     """
 
     model: "PreTrainedModel"
+    works_on_gpu: ClassVar[bool] = False
+    """Whether the model may lie on the GPU as a whole while it is quantized, where there is much room."""
     tokenizer: "PreTrainedTokenizerBase"
     calibration: "list[Batch]"
     """Batches of one sample each on the CPU, as training saw them: `input_ids`, `attention_mask`, `labels`."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from trainer_core.errors import QuantizationError, TrainerError
 from trainer_core.quantizers.base import Quantizer
+from trainer_core.quantizers.calibration_batches import Batching, CalibrationBatch, batch_samples
+from trainer_core.quantizers.calibration_room import choose_cache_device, measure_room
 from trainer_core.quantizers.calibration_size import check_calibration_size
 from trainer_core.quantizers.layer_plan import PER_CHANNEL, LayerPlan, check_experts, describe_misfits, plan_layers
 from trainer_core.quantizers.layer_watch import LayerWatch
@@ -27,6 +29,10 @@ class CompressorQuantizer(Quantizer):
     """`sequential`: all modifiers in one pass over the model's parts; `independent`: a pass for each; `datafree`."""
     needs_samples: ClassVar[bool] = True
     """Whether calibration samples run through the model."""
+    batching: ClassVar[Batching] = Batching.NONE
+    """Which samples may run through it together."""
+    batches: list[CalibrationBatch]
+    """The samples as they run through the model; there when the recipe is built."""
 
     def build(self) -> None:
         """Loads tokenizer and model, renders the samples and plans the layers. Raises StepInputError for too few."""
@@ -71,6 +77,7 @@ class CompressorQuantizer(Quantizer):
             data = {"global_step": done, "total_steps": total}
             self.context.events.emit("progress", message=f"quantized {done} of {total} layers", data=data)
 
+        self.batches = self._batch_samples() if self.needs_samples else []
         import_started = time.monotonic()
         with quiet_library():
             recipe = self.build_recipe(LayerWatch(self.plan.quantized, on_layers_done=report))
@@ -113,12 +120,24 @@ class CompressorQuantizer(Quantizer):
             groups[f"group_{len(groups)}"] = _build_scheme(targets, group_size=PER_CHANNEL, weights=weights)
         return groups
 
+    def _batch_samples(self) -> list[CalibrationBatch]:
+        batches = batch_samples(self.calibration, room=measure_room(self.model), batching=self.batching)
+        largest = max(len(batch.inputs["input_ids"]) for batch in batches)
+        message = f"calibrates on {len(self.calibration)} samples in {len(batches)} batches of up to {largest}"
+        data = {"num_batches": len(batches), "max_batch_samples": largest}
+        self.context.events.emit("decision", message=message, data=data)
+        return batches
+
     def _run(self, recipe: Sequence[Any]) -> None:
         from llmcompressor.entrypoints.oneshot import oneshot
 
         samples: dict[str, Any] = {}
-        if self.needs_samples:
-            samples = {"dataset": self._build_loader(), "num_calibration_samples": len(self.calibration)}
+        if self.batches:
+            samples = {
+                "dataset": _build_loader(self.batches),
+                "num_calibration_samples": len(self.batches),
+                "sequential_offload_device": choose_cache_device(self.model, self.calibration),
+            }
         oneshot(
             model=self.model,
             recipe=list(recipe),
@@ -129,11 +148,11 @@ class CompressorQuantizer(Quantizer):
             **samples,
         )
 
-    def _build_loader(self) -> "DataLoader[Any]":
-        from torch.utils.data import DataLoader
 
-        samples = [{key: batch[key] for key in ("input_ids", "attention_mask")} for batch in self.calibration]
-        return DataLoader(samples, batch_size=None)  # type: ignore[arg-type]
+def _build_loader(batches: Sequence[CalibrationBatch]) -> "DataLoader[Any]":
+    from torch.utils.data import DataLoader
+
+    return DataLoader([batch.inputs for batch in batches], batch_size=None)  # type: ignore[arg-type]
 
 
 def _build_scheme(targets: list[str], *, group_size: int, weights: dict[str, Any]) -> Any:

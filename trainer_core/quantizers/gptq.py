@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from trainer_core.models.packed.gptq_files import convert_to_gptq_layout
+from trainer_core.quantizers.calibration_batches import Batching
 from trainer_core.quantizers.compressor import CompressorQuantizer
 from trainer_core.quantizers.layer_watch import LayerWatch
 
@@ -18,6 +19,9 @@ class GPTQQuantizer(CompressorQuantizer):
     `gptq_bits`, `gptq_group_size`, `dampening_frac` and `actorder` as the Config says, in blocks of 128 columns.
     Weights are symmetric around zero.
     """
+
+    batching: ClassVar[Batching] = Batching.PADDED
+    works_on_gpu: ClassVar[bool] = True
 
     def build(self) -> None:
         """Loads and renders; warns of a width that only transformers can load."""
@@ -42,6 +46,7 @@ class GPTQQuantizer(CompressorQuantizer):
             actorder=self.config.actorder,
         )
         modifier.watch(watch)
+        modifier.leave_out_padding([batch.is_token for batch in self.batches])
         return [modifier]
 
     def save(self, folder: Path) -> None:

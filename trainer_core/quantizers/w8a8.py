@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from trainer_core.quantizers.calibration_batches import Batching
 from trainer_core.quantizers.compressor import CompressorQuantizer
 from trainer_core.quantizers.layer_watch import LayerWatch
 
@@ -16,6 +17,8 @@ class W8A8Quantizer(CompressorQuantizer):
 
     # In one pass GPTQ would collect its statistics before the activations are smoothed.
     pipeline: ClassVar[str] = "independent"
+    # SmoothQuant looks at every row, padding or not.
+    batching: ClassVar[Batching] = Batching.EQUAL
 
     def build_recipe(self, watch: LayerWatch) -> Sequence[Any]:
         """The smoothing unless its strength is 0, then GPTQ."""

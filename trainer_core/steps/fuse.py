@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -15,13 +15,20 @@ from trainer_core.enums import Step
 from trainer_core.errors import ConfigError, Problem, StepInputError, TrainerError
 from trainer_core.hub.script import connect_script
 from trainer_core.models.adapter_files import PARAM as ADAPTER_PARAM
-from trainer_core.models.adapter_files import read_adapter
+from trainer_core.models.adapter_files import AdapterFacts, read_adapter
 from trainer_core.models.dtype import get_dtype_name
 from trainer_core.models.failures import load_errors, resource_errors
-from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, save_by_shards, save_fused_model
+from trainer_core.models.fusing import choose_fused_dtype, merge_adapter, publish_fused_model, save_fused_model
 from trainer_core.models.loading import LoadingChoices, load_model
-from trainer_core.models.shard_fusing import NotByShards, ShardFuser
+from trainer_core.models.shard_fusing import (
+    ShardPlan,
+    WholeModelNeeded,
+    choose_merge_device,
+    plan_shards,
+    save_fused_shards,
+)
 from trainer_core.tokenizers import build_tokenizer
+from trainer_core.types import JsonValue
 
 _ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.jinja", "special_tokens_map.json"]
 
@@ -29,9 +36,10 @@ _ADAPTER_PATTERNS = ["adapter_config.json", "*.safetensors", "tokenizer*", "*.ji
 def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
     """Merges the adapter into its base and saves model and tokenizer to `config.resolved_fused_path`.
 
-    Tensor by tensor, on the GPU if there is one, where base and adapter are plain; else as a whole model, on the CPU
-    unless `device_map` says otherwise. Raises StepInputError without an adapter, FuseError
-    for one that cannot be merged rightly. A script pushes the model where the Config says; a job's pipeline does.
+    It goes tensor by tensor, on the GPU if there is one and `device_map` does not say `cpu`; a base or an adapter that
+    this does not fit is merged as a whole model, on the CPU unless `device_map` says otherwise. Raises StepInputError
+    without an adapter, FuseError for one that cannot be merged rightly. A script pushes the model where the Config
+    says; a job's pipeline does.
     """
     in_job = context is not None
     context = context or StepContext.for_script(Step.FUSE)
@@ -42,52 +50,51 @@ def fuse(config: Config, *, context: StepContext | None = None) -> StepResult:
 
 
 def _fuse(config: Config, *, adapter: Path, context: StepContext, in_job: bool) -> StepResult:
-    folder = Path(config.resolved_fused_path)
     with resource_errors("fusing"), _adapter_errors(config, context=context, in_job=in_job):
         facts = read_adapter(adapter)
         if facts.changes_nothing:
             message = "the adapter's weights are as before the first step: the fused model equals its base"
             context.events.emit("warning", level="warning", message=message, data={"adapter": str(adapter)})
         _warn_of_another_base(facts.base_name, config=config, context=context)
-        tokenizer = _load_tokenizer(config, adapter=adapter)
         try:
-            fuser = ShardFuser(config, adapter=adapter, dtype=choose_fused_dtype(config))
-            artifact = save_by_shards(fuser, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
-            _tell_way(context, adapter=adapter, dtype=fuser.dtype, device=fuser.device, reason=None)
-            model, dtype = fuser.model, fuser.dtype
-        except NotByShards as reason:
-            choices = LoadingChoices(
-                dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize"
-            )
-            base = load_model(config, choices=choices)
-            dtype = base.dtype
-            _tell_way(context, adapter=adapter, dtype=dtype, device=base.device, reason=reason)
-            model = merge_adapter(base, adapter=adapter, facts=facts)
-            artifact = save_fused_model(model, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
-    return StepResult(
-        artifacts=(artifact,),
-        facts={
-            "dtype": get_dtype_name(dtype),
-            "num_parameters": model.num_parameters(),
-            "num_adapter_tensors": len(facts.shapes),
-        },
-    )
+            plan = plan_shards(config, adapter=adapter, facts=facts, dtype=choose_fused_dtype(config))
+        except WholeModelNeeded as reason:
+            return _fuse_whole_model(config, adapter=adapter, facts=facts, context=context, why=str(reason))
+        return _fuse_shards(config, plan=plan, adapter=adapter, context=context)
 
 
-def _tell_way(
-    context: StepContext, *, adapter: Path, dtype: torch.dtype, device: torch.device, reason: NotByShards | None
-) -> None:
-    name = get_dtype_name(dtype)
-    way = "tensor by tensor" if reason is None else f"as a whole model, because {reason}"
-    context.events.emit(
-        "decision",
-        message=f"fuses {adapter.name} in {name} on {device}, {way}",
-        data={
-            **{"adapter": str(adapter), "dtype": name, "device": str(device)},
-            **{"way": "shards" if reason is None else "whole model"},
-            **({} if reason is None else {"reason": str(reason)}),
-        },
-    )
+def _fuse_shards(config: Config, *, plan: ShardPlan, adapter: Path, context: StepContext) -> StepResult:
+    """Tensor by tensor from the base's files to new ones."""
+    device = choose_merge_device(plan, wanted=config.device_map)
+    facts: dict[str, JsonValue] = {"dtype": get_dtype_name(plan.dtype), "device": str(device), "way": "shards"}
+    message = f"fuses {adapter.name} in {facts['dtype']} on {device}, tensor by tensor"
+    context.events.emit("decision", message=message, data={"adapter": str(adapter), **facts})
+    write = partial(save_fused_shards, plan=plan, max_shard_size=config.max_shard_size, device=device)
+    tokenizer = _load_tokenizer(config, adapter=adapter)
+    artifact = publish_fused_model(Path(config.resolved_fused_path), write=write, tokenizer=tokenizer)
+    counts = {"num_parameters": plan.num_parameters, "num_adapter_tensors": len(plan.adapter)}
+    return StepResult(artifacts=(artifact,), facts={**facts, **counts})
+
+
+def _fuse_whole_model(
+    config: Config, *, adapter: Path, facts: AdapterFacts, context: StepContext, why: str
+) -> StepResult:
+    """In memory, by the libraries alone."""
+    choices = LoadingChoices(dtype=choose_fused_dtype(config), device_map=config.device_map, packed="dequantize")
+    base = load_model(config, choices=choices)
+    told: dict[str, JsonValue] = {
+        "dtype": get_dtype_name(base.dtype),
+        "device": str(base.device),
+        "way": "whole model",
+    }
+    message = f"fuses {adapter.name} in {told['dtype']} on {base.device} as a whole model: {why}"
+    context.events.emit("decision", message=message, data={"adapter": str(adapter), **told, "why": why})
+    model = merge_adapter(base, adapter=adapter, facts=facts)
+    tokenizer = _load_tokenizer(config, adapter=adapter)
+    folder = Path(config.resolved_fused_path)
+    artifact = save_fused_model(model, tokenizer=tokenizer, folder=folder, max_shard_size=config.max_shard_size)
+    counts = {"num_parameters": model.num_parameters(), "num_adapter_tensors": len(facts.shapes)}
+    return StepResult(artifacts=(artifact,), facts={**told, **counts})
 
 
 @contextmanager

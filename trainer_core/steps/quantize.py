@@ -17,6 +17,7 @@ from trainer_core.file_modes import share_files
 from trainer_core.hub.script import connect_script
 from trainer_core.quantizers import quantizers_registry
 from trainer_core.quantizers.calibration import find_calibration_rows
+from trainer_core.quantizers.calibration_room import has_room_beside_model
 from trainer_core.quantizers.checkpoint_check import check_saved_layers
 from trainer_core.quantizers.loading import find_model_source
 from trainer_core.quantizers.verification import measure_in_fresh_process
@@ -109,7 +110,7 @@ def _measure_source(quantizer: "Quantizer", batches: "list[Batch]") -> Evaluatio
     if moves:
         model.to("cuda")
     measured = measure_loss(model, batches)
-    if moves:
+    if moves and not (quantizer.works_on_gpu and has_room_beside_model()):
         # The quantizer takes layers to the GPU one after the other: a whole model there would be in its way.
         model.to("cpu")
         torch.cuda.empty_cache()

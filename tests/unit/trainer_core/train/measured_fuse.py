@@ -1,4 +1,4 @@
-"""Fuses a random bf16 Llama in a process of its own, and prints the peak of its own memory."""
+"""Fuses a random bf16 Llama in a process of its own, and prints the peak of its memory in bytes."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.tiny_models import build_tiny_tokenizer
 from trainer_core.config import build_config
+from trainer_core.models.fusing import fuse_adapter, save_fused_model
 from trainer_core.steps.fuse import fuse
 
 
@@ -43,39 +44,45 @@ def build(folder: Path, *, num_layers: int, hidden_size: int, max_shard_size: st
 def warm_up(folder: Path) -> None:
     """Fuses a tiny model, so that everything is imported."""
     build(folder, num_layers=1, hidden_size=64, max_shard_size="1GB")
+    fuse(build_config(name_paths(folder)))
+
+
+def name_paths(folder: Path) -> dict[str, str]:
+    """The Config of what `build` has written."""
     paths = {"model_name_or_path": "base", "lora_model_local_path": "adapter", "fused_model_local_path": "fused"}
-    fuse(build_config({key: str(folder / name) for key, name in paths.items()}))
+    return {key: str(folder / name) for key, name in paths.items()}
 
 
-def read_own_bytes() -> int:
-    """The memory that belongs to this process alone, without mapped files."""
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+def read_bytes(key: str) -> int:
+    """A line of what Linux says about this process's memory: `RssAnon`, its own without mapped files, or `VmHWM`, the
+    peak of all that was in memory."""
+    found = re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())
     return int(found.group(1)) * 1024 if found else 0
 
 
-def fuse_measured(folder: Path, *, max_shard_size: str, device_map: str) -> int:
+def fuse_shards(folder: Path, *, max_shard_size: str) -> int:
+    """Fuses, and returns by how much the peak of all memory, mapped files included, was above what it was before."""
+    Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak so far.
+    before = read_bytes("VmHWM")
+    fuse(build_config(name_paths(folder) | {"max_shard_size": max_shard_size}))
+    return read_bytes("VmHWM") - before
+
+
+def fuse_whole_model(folder: Path, *, max_shard_size: str) -> int:
     """Fuses, and returns by how much the own memory had grown at its peak."""
-    config = build_config(
-        {
-            "model_name_or_path": str(folder / "base"),
-            "lora_model_local_path": str(folder / "adapter"),
-            "fused_model_local_path": str(folder / "fused"),
-            "max_shard_size": max_shard_size,
-            "device_map": device_map or None,
-        }
-    )
-    warm_up(folder / "tiny")
-    before, peak, ended = read_own_bytes(), 0, threading.Event()
+    config = build_config(name_paths(folder) | {"max_shard_size": max_shard_size})
+    before, peak, ended = read_bytes("RssAnon"), 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not ended.wait(0.002):
-            peak = max(peak, read_own_bytes())
+            peak = max(peak, read_bytes("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        fuse(config)
+        merged = fuse_adapter(config, adapter=folder / "adapter")
+        save_fused_model(merged, tokenizer=None, folder=folder / "fused", max_shard_size=max_shard_size)
     finally:
         ended.set()
         watcher.join()
@@ -83,4 +90,7 @@ def fuse_measured(folder: Path, *, max_shard_size: str, device_map: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fuse_measured(Path(sys.argv[1]), max_shard_size=sys.argv[2], device_map=sys.argv[3])))
+    way, place, shard_size = sys.argv[1:]
+    warm_up(Path(place) / "tiny")
+    measure = fuse_shards if way == "shards" else fuse_whole_model
+    print(json.dumps(measure(Path(place), max_shard_size=shard_size)))
