@@ -11,6 +11,7 @@ from trainer_core.quantizers.base import Quantizer
 from trainer_core.quantizers.calibration_batches import Batching, CalibrationBatch, batch_samples
 from trainer_core.quantizers.calibration_room import choose_cache_device, measure_room
 from trainer_core.quantizers.calibration_size import check_calibration_size
+from trainer_core.quantizers.causal_tracing import keep_causal
 from trainer_core.quantizers.layer_plan import PER_CHANNEL, LayerPlan, check_experts, describe_misfits, plan_layers
 from trainer_core.quantizers.layer_watch import LayerWatch
 from trainer_core.quantizers.library_noise import quiet_library
@@ -138,15 +139,16 @@ class CompressorQuantizer(Quantizer):
                 "num_calibration_samples": len(self.batches),
                 "sequential_offload_device": choose_cache_device(self.model, self.calibration),
             }
-        oneshot(
-            model=self.model,
-            recipe=list(recipe),
-            # A tokenizer is what the library takes here for a language model, whatever its annotation says.
-            processor=self.tokenizer,  # type: ignore[arg-type]
-            pipeline=self.pipeline,
-            trust_remote_code_model=self.config.trust_remote_code,
-            **samples,
-        )
+        with keep_causal(self.model):
+            oneshot(
+                model=self.model,
+                recipe=list(recipe),
+                # A tokenizer is what the library takes here for a language model, whatever its annotation says.
+                processor=self.tokenizer,  # type: ignore[arg-type]
+                pipeline=self.pipeline,
+                trust_remote_code_model=self.config.trust_remote_code,
+                **samples,
+            )
 
 
 def _build_loader(batches: Sequence[CalibrationBatch]) -> "DataLoader[Any]":

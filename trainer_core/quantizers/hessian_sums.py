@@ -95,7 +95,7 @@ def add_products(sum_DD: torch.Tensor, rows_ND: torch.Tensor) -> None:
     On a GPU 16-bit rows are multiplied as they are: the product of two is exact in fp32, in which it is added up, so
     that only the order of the sum differs from casting them first, at ten times the speed.
     """
-    is_exact = rows_ND.is_cuda and rows_ND.dtype in (torch.bfloat16, torch.float16)
+    is_exact = _multiplies_16_bits(rows_ND)
     if not is_exact:
         rows_ND = rows_ND.float()
     for first, end in _iterate_blocks(len(sum_DD)):
@@ -104,6 +104,13 @@ def add_products(sum_DD: torch.Tensor, rows_ND: torch.Tensor) -> None:
             sum_DD[first:end, first:] += torch.mm(left, right, out_dtype=torch.float32)
         else:
             sum_DD[first:end, first:].addmm_(left, right)
+
+
+def _multiplies_16_bits(rows_ND: torch.Tensor) -> bool:
+    """Whether the rows' GPU adds up the products of their 16 bits in fp32; one before Ampere knows no bf16."""
+    if not rows_ND.is_cuda or rows_ND.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return rows_ND.dtype is torch.float16 or torch.cuda.get_device_capability(rows_ND.device) >= (8, 0)
 
 
 def _mirror(sum_DD: torch.Tensor) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
+from tests.support.tiny_models import SHAPES, build_tiny_model
 from tests.unit.trainer_core.quant.test_gptq import build_quantizer
+from trainer_core.quantizers import GPTQQuantizer, compressor
 from trainer_core.quantizers.calibration_batches import Batching, batch_samples
 from trainer_core.quantizers.calibration_room import CalibrationRoom, measure_room
 from trainer_core.quantizers.hessian_sums import HessianSums, add_products, select_rows
@@ -110,7 +113,6 @@ def test_16_bit_rows_are_added_up_in_fp32() -> None:
 
 def quantize(config: Any, folder: Path, *, room: CalibrationRoom | None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The quantizer after its work; `room` None: sample by sample, as llm-compressor's own statistics are taken."""
-    from trainer_core.quantizers import GPTQQuantizer, compressor
     from trainer_core.quantizers.gptq_modifier import StrictGPTQModifier
 
     folder.mkdir()
@@ -150,3 +152,65 @@ def test_the_room_on_a_cpu_is_a_modest_number_of_tokens(make_config: Any, tmp_pa
     room = measure_room(build_quantizer(make_config(), tmp_path).model)
     assert room.fits(num_samples=2, length=1024)
     assert not room.fits(num_samples=3, length=1024)
+
+
+WINDOW: dict[str, object] = {"sliding_window": 16, "num_key_value_heads": 2, "pad_token_id": 2}
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("llama", {}),
+        ("mistral", {"sliding_window": None}),
+        pytest.param("mistral", WINDOW, marks=SLOW),
+        pytest.param("phi3", WINDOW, marks=SLOW),
+        pytest.param("gemma2", WINDOW | {"head_dim": 16}, marks=SLOW),
+        pytest.param("qwen3", {}, marks=SLOW),
+        pytest.param("opt", {}, marks=SLOW),
+        pytest.param("gpt_neox", {}, marks=SLOW),
+    ],
+)
+@pytest.mark.parametrize("batching", [Batching.NONE, Batching.PADDED])
+def test_layers_see_what_the_model_gives_them_when_it_runs_by_itself(
+    make_config: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    fields: dict[str, object],
+    batching: Batching,
+) -> None:
+    monkeypatch.setitem(SHAPES, family, SHAPES.get(family, {}))
+    base = build_tiny_model(tmp_path / "base", family=family, **fields)
+    config = make_config(model_name_or_path=str(base), gptq_group_size=32)
+    expected: dict[str, torch.Tensor] = {}
+    quantizer = build_quantizer(config, tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    for name in (name for name in quantizer.plan.quantized if "layers.0." in name):
+
+        def add(_module: nn.Module, args: Any, name: str = name) -> None:
+            rows = args[0].reshape(-1, args[0].shape[-1])
+            expected[name] = expected.get(name, torch.zeros(())) + 2 * rows.T @ rows
+
+        model.get_submodule(name).register_forward_pre_hook(add)
+    with torch.no_grad():
+        for sample in quantizer.calibration:
+            model(input_ids=sample["input_ids"], attention_mask=sample["attention_mask"], use_cache=False)
+    names = {module: name for name, module in quantizer.model.named_modules()}
+    found: dict[str, torch.Tensor] = {}
+    take_all = HessianSums.take_all
+
+    def take_and_tell(sums: HessianSums) -> Any:
+        taken = take_all(sums)
+        found.update({names[layer]: total.clone() for layer, (total, _) in taken.items()})
+        return taken
+
+    # The statistics are gone once a layer is solved.
+    monkeypatch.setattr(HessianSums, "take_all", take_and_tell)
+    monkeypatch.setattr(type(quantizer), "batching", batching)
+    monkeypatch.setattr(compressor, "measure_room", lambda model: build_room(400))
+    quantizer.quantize()
+    assert len(expected) >= 4
+    for name, total in expected.items():
+        assert float((found[name] - total).norm() / total.norm()) < 1e-5, name
+    assert not hasattr(quantizer.model.config, "attn_implementation")
