@@ -164,7 +164,9 @@ def test_the_static_files_are_no_way_around_the_gate(server, operations, names):
 
 @pytest.mark.parametrize("scopes", [("jobs",), ("jobs", "admin")], ids=["user", "admin"])
 def test_every_object_of_another_owner_is_not_there(server, ana, operations, names, scopes):
-    readable = [op.fill(names) for op in operations if op.method == "GET" and op.params]
+    # What a webhook's messages tell changes by itself: each is tried again in its time.
+    paths = [op.fill(names) for op in operations if op.method == "GET" and op.params]
+    readable = [path for path in paths if not path.endswith("/deliveries")]
     before = {path: ana.get(path).content for path in readable}
     with server.make_client("bob", scopes) as bob:
         for operation in operations:
