@@ -46,9 +46,10 @@ def main() -> int:
     gpus = find_gpus()
     figures = {}
     for standby in options.only:
+        load_before = os.getloadavg()[0]
         trials = measure(standby, repeat=options.repeat)
         medians = {name: statistics.median(trial[name] for trial in trials) for name in trials[0]}
-        figures[f"standby {standby}"] = {"medians": medians, "trials": trials}
+        figures[f"standby {standby}"] = {"medians": medians, "load_before": load_before, "trials": trials}
         print(f"standby {standby}: " + ", ".join(f"{name} {value:.3f}" for name, value in medians.items()))
     where = gpus[0].name if gpus else "the CPU"
     setup = (

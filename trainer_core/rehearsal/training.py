@@ -20,6 +20,8 @@ _MODULES = (
     "peft.utils.transformers_weight_conversion",
     "torch.utils.serialization.config",
     "safetensors.torch",
+    # bitsandbytes imports it, which may have to wait until the GPUs are known.
+    "functorch.compile",
 )
 
 
