@@ -27,7 +27,8 @@ from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import RowCollator
-from trainer_core.padding_free.model_check import build_probe_row, build_probe_samples, find_unexactness
+from trainer_core.padding_free.model_check import build_probe_samples, find_unexactness
+from trainer_core.padding_free.rows import build_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
 from trainer_core.tokenized import SamplerEpochCallback
 from trainer_core.trainers.building import get_trainer_class
@@ -65,8 +66,8 @@ class SpeedUps(TokenData):
         self._choose_adapter()
         self._choose_base()
         self._choose_precision()
-        self._choose_checkpoints()
         self._choose_layers()
+        self._choose_checkpoints()
 
     def hand_over(self, trainer: Trainer) -> None:
         """Gives the trainer what was chosen for it."""
@@ -203,11 +204,12 @@ class SpeedUps(TokenData):
             arguments.gradient_checkpointing = True
             arguments.gradient_checkpointing_kwargs = dict(CHECKPOINTING_OPTIONS)
             model.enable_input_require_grads()
+            shape = self.collator.shape
             self._num_checkpointed = count_checkpointed(
                 base,
-                row=build_probe_row(build_probe_samples(base.config)).to(self._find_device()),
+                row=build_row(build_probe_samples(base.config), shape=shape, fill_token_id=0).to(self._find_device()),
                 row_attention=self._row_attention,
-                capacity=self.collator.shape.capacity,
+                capacity=shape.capacity,
                 budget_gib=budget_gib,
                 is_offloading=config.offload_activations,
             )

@@ -1,5 +1,6 @@
 """Which layers compute their activations again, so that what is kept fits a budget."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,10 +26,11 @@ def count_checkpointed(
 ) -> int:
     """How many layers must compute anew so that the others' activations of a row of `capacity` tokens fit the budget.
 
-    Runs the model on a short row and looks at what the first layer keeps. A layer that computes anew keeps its input,
-    or nothing where inputs go to host memory.
+    Runs the first layer on `row` and looks at what it keeps: the model must be as it will be trained, compiled or with
+    its kernels. A layer that computes anew keeps its input, or nothing where inputs go to host memory.
     """
     layers = find_layers(model)
+    model.train()
     with row_attention.active():
         layer_bytes = measure_layer_bytes(layers[0], run=lambda: model(**row.inputs))
     num_tokens = row.inputs["input_ids"].numel()
@@ -40,8 +42,45 @@ def count_checkpointed(
     return min(len(layers), max(0, int(-(-excess // spared))))
 
 
-def measure_layer_bytes(layer: nn.Module, *, run: Any) -> int:
-    """Bytes that a layer keeps for its backward pass, without its weights, when `run` runs the model forward."""
+class _InputsFoundError(Exception):
+    """Ends a forward pass at the layer that was waited for."""
+
+
+def measure_layer_bytes(layer: Any, *, run: Callable[[], object]) -> int:
+    """Bytes that a layer keeps for its backward pass, its output among them, when `run` runs the model forward."""
+    args, kwargs = _find_inputs(layer, run=run)
+    if not next(layer.parameters()).is_cuda:
+        return _sum_saved_bytes(layer, run=lambda: layer(*args, **kwargs))
+    # The first call compiles, and takes what libraries keep for good.
+    layer(*args, **kwargs)
+    before = torch.cuda.memory_allocated()
+    output = layer(*args, **kwargs)
+    kept = torch.cuda.memory_allocated() - before
+    del output
+    return kept
+
+
+def _find_inputs(layer: Any, *, run: Callable[[], object]) -> tuple[Any, Any]:
+    found: list[tuple[Any, Any]] = []
+
+    def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
+        found.append((args, kwargs))
+        raise _InputsFoundError
+
+    handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
+    # Compiled code would have the hook in it.
+    compiled, layer._compiled_call_impl = layer._compiled_call_impl, None
+    try:
+        run()
+    except _InputsFoundError:
+        pass
+    finally:
+        handle.remove()
+        layer._compiled_call_impl = compiled
+    return found[0]
+
+
+def _sum_saved_bytes(layer: nn.Module, *, run: Callable[[], object]) -> int:
     weights = {each.untyped_storage().data_ptr() for each in (*layer.parameters(), *layer.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -52,16 +91,8 @@ def measure_layer_bytes(layer: nn.Module, *, run: Any) -> int:
             kept[storage.data_ptr()] = storage
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    handles = (
-        layer.register_forward_pre_hook(lambda *_: hooks.__enter__()),
-        layer.register_forward_hook(lambda *_: hooks.__exit__(None, None, None)),
-    )
-    try:
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return sum(storage.nbytes() for storage in kept.values())
 
 
