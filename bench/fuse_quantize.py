@@ -9,7 +9,6 @@ python -m bench.fuse_quantize --scale tiny     anywhere, about two minutes
 import argparse
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -117,24 +117,37 @@ def run_case(name: str, *, scale: str, folder: Path) -> dict[str, Any]:
 def measure(name: str, *, scale: Scale, folder: Path) -> dict[str, Any]:
     """Runs one case in this process, and adds its peaks of memory."""
     shown = CASES[name](scale, folder)
-    shown["peak_host_gib"] = round((read_peak_host_bytes() - shown.pop("host_bytes_before", 0)) / GIB, 2)
+    if _host_memory.most_bytes:
+        shown["peak_host_gib"] = round((_host_memory.most_bytes - _host_memory.bytes_before) / GIB, 2)
     if torch.cuda.is_available():
         shown["peak_gpu_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
     return shown
 
 
-def forget_peak() -> int:
-    """Lets the peaks of memory begin anew, and returns what the host's is now, in bytes: imports are not the work."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5")
-    return read_peak_host_bytes()
+class HostMemory:
+    """Looks every 10 ms at how much memory this process has, mapped files included."""
+
+    def __init__(self) -> None:
+        self.bytes_before = self.most_bytes = 0
+
+    def begin(self) -> None:
+        """What there is now is not the work's: imports, mostly."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.bytes_before = self.most_bytes = self.read()
+        Thread(target=self._watch, daemon=True).start()
+
+    def read(self) -> int:
+        """Bytes now."""
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def _watch(self) -> None:
+        while True:
+            self.most_bytes = max(self.most_bytes, self.read())
+            time.sleep(0.01)
 
 
-def read_peak_host_bytes() -> int:
-    """Of all memory of this process, mapped files included."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(found.group(1)) * 1024 if found else 0
+_host_memory = HostMemory()
 
 
 def make_models(scale: Scale, folder: Path) -> dict[str, Any]:
@@ -207,7 +220,8 @@ def fuse_by_shards(scale: Scale, folder: Path) -> dict[str, Any]:
 
 def time_fuse(fuse: Callable[[], object], *, config: Config) -> dict[str, Any]:
     """Seconds until the call returns, and until the disk has it."""
-    before, started = forget_peak(), time.monotonic()
+    _host_memory.begin()
+    started = time.monotonic()
     fuse()
     returned = time.monotonic()
     os.sync()
@@ -216,7 +230,7 @@ def time_fuse(fuse: Callable[[], object], *, config: Config) -> dict[str, Any]:
     num_bytes = count_bytes(folder)
     shutil.rmtree(folder)
     seconds = {"seconds": round(returned - started, 2), "seconds_to_disk": round(synced - started, 2)}
-    return {**seconds, "gib_per_second": round(num_bytes / GIB / (returned - started), 2), "host_bytes_before": before}
+    return {**seconds, "gib_per_second": round(num_bytes / GIB / (returned - started), 2)}
 
 
 def count_bytes(folder: Path) -> int:
@@ -288,7 +302,7 @@ class LayerClock:
     """Notes when each part of the model is done."""
 
     def __init__(self, modifier: Any) -> None:
-        self.host_bytes_before = forget_peak()
+        _host_memory.begin()
         self.started = time.monotonic()
         self.ends: list[float] = []
         finish = modifier.on_sequential_epoch_end
@@ -320,7 +334,6 @@ def finish_gptq(model: Any, *, clock: LayerClock, scale: Scale, path: Path) -> d
         "seconds_a_layer": round(statistics.median(layers), 3),
         "seconds_a_layer_in_all": round(seconds / scale.num_gptq_layers, 3),
         "layers": [round(each, 3) for each in layers],
-        "host_bytes_before": clock.host_bytes_before,
     }
 
 

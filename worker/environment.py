@@ -22,7 +22,20 @@ _KEPT_NAMES = frozenset(
 _KEPT_PREFIXES = (
     *("LC_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "DATASETS_", "ACCELERATE_", "DEEPSPEED_", "DS_"),
     *("WANDB_", "MLFLOW_"),
-    *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_", "BNB_", "OMP_", "MKL_", "OPENBLAS_"),
+    *(
+        "CUDA_",
+        "NVIDIA_",
+        "NCCL_",
+        "GLOO_",
+        "TORCH",
+        "PYTORCH_",
+        "TRITON_",
+        "BNB_",
+        "OMP_",
+        "GOMP_",
+        "MKL_",
+        "OPENBLAS_",
+    ),
 )
 _OWN_NAMES = frozenset(
     {
@@ -64,9 +77,10 @@ def build_pipeline_environment(
     """
     kept = {name: value for name, value in environ.items() if _is_kept(name)}
     return {
-        # Threads that spin while they wait starve each other on a busy host: a step of a small model took 2,400 ms
-        # beside one other process on two cores, and 150 to 300 ms with threads that sleep.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # Threads that spin for long while they wait starve each other on a busy host; ones that sleep at once are slow
+        # on an idle one. Tokens a second of a small model on two cores, alone and beside a process that takes one of
+        # them: asleep 9,100 and 6,300, libgomp's own way 11,000 and 3,700, so many turns 12,200 and 6,500.
+        "GOMP_SPINCOUNT": "1000",
         # MLflow is imported by DeepSpeed wherever it is installed, and would report its use to its makers.
         "MLFLOW_DISABLE_TELEMETRY": "true",
         **kept,

@@ -12,9 +12,6 @@ from pathlib import Path
 
 START_SECONDS = 90.0
 STOP_SECONDS = 15.0
-PASSIVE = "PASSIVE"
-"""torch's threads sleep while they wait for each other: on a machine that does other things too, spinning ones made a
-step of this small model five times as long."""
 
 
 class DemoService:
@@ -41,7 +38,6 @@ class DemoService:
         """Starts it and returns at once. Settings of this shell that name another database or store are not its."""
         self.data_folder.mkdir(parents=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FINESMITH_")}
-        environment = {"OMP_WAIT_POLICY": PASSIVE} | environment
         environment |= {
             "FINESMITH_DATA_DIR": str(self.data_folder),
             "FINESMITH_MODEL_ROOT": str(self._model_root),
