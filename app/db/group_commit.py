@@ -1,6 +1,7 @@
 """Many small writes in one commit: SQLite lets one writer in at a time, and PostgreSQL one for each owner's limits."""
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from app.db.session import SessionFactory, transaction
 Result = TypeVar("Result")
 
 MOST_WRITES_OF_A_COMMIT = 64
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,9 @@ class GroupCommit:
     """One thread writes for all requests: what gathers while it commits goes into its next transaction.
 
     With 32 clients on two cores a request cost 5 ms of processor time with a thread and a transaction of its own, most
-    of it hops between threads; a group pays them once. Each write has a savepoint: its failure is its own.
+    of it hops between threads; a group pays them once. The failure of a write is its own: when one fails, the group is
+    rolled back and done again with a savepoint for each, so that a write may be run twice, and must write to the
+    database alone.
     """
 
     def __init__(self, sessions: SessionFactory) -> None:
@@ -84,11 +89,40 @@ class GroupCommit:
 
     def _commit(self, writes: list[_Write]) -> list[_Outcome]:
         try:
+            return self._commit_at_once(writes)
+        except _FailedWriteError:
+            logger.debug("one of %d writes failed: each is tried by itself", len(writes))
+        return self._commit_apart(writes)
+
+    def _commit_at_once(self, writes: list[_Write]) -> list[_Outcome]:
+        """Raises _FailedWriteError where a write did, with nothing stored."""
+        try:
             with transaction(self._sessions) as connection:
-                return [_try(write, connection) for write in writes]
-        # The commit, or the begin: whatever the driver raises, nothing of the group is stored, and everybody is told.
+                return [_run(write, connection) for write in writes]
+        except _FailedWriteError:
+            raise
+        # The commit, or the begin: whatever the driver raises, everybody is told. What became of a commit that failed
+        # is not known, so it is not done again.
         except Exception as error:  # noqa: BLE001
             return [_Outcome(write.future, error=error) for write in writes]
+
+    def _commit_apart(self, writes: list[_Write]) -> list[_Outcome]:
+        try:
+            with transaction(self._sessions) as connection:
+                return [_try(write, connection) for write in writes]
+        except Exception as error:  # noqa: BLE001 - as above
+            return [_Outcome(write.future, error=error) for write in writes]
+
+
+class _FailedWriteError(Exception):
+    """A write of a group raised."""
+
+
+def _run(write: _Write, connection: Connection) -> _Outcome:
+    try:
+        return _Outcome(write.future, result=write.work(connection))
+    except Exception as error:
+        raise _FailedWriteError from error
 
 
 def _try(write: _Write, connection: Connection) -> _Outcome:
