@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -160,8 +160,7 @@ def run_trials(folder: Path, spec: JobSpec, *, kinds: list[FaultKind]) -> list[T
 def write_attempt(workspace: Workspace, spec: JobSpec, attempt: int) -> int:
     """Writes the job file of an attempt, as a worker does."""
     workspace.attempt_dir(attempt).mkdir(parents=True)
-    text = JobSpec(spec.job_id, attempt, spec.config, spec.steps, spec.inputs).to_json()
-    workspace.attempt(attempt).job.write_text(text)
+    workspace.attempt(attempt).job.write_text(replace(spec, attempt=attempt).to_json())
     return attempt
 
 

@@ -1,7 +1,9 @@
 """What is trained in the comparison: shapes of models, lengths of samples, and the Config of each case."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -117,6 +119,29 @@ def build_model(shape: str, *, device: str) -> Any:
         model = LlamaForCausalLM(settings)
     torch.set_default_dtype(torch.float32)
     return model
+
+
+def write_rows(shape: str, path: Path, *, count: int) -> None:
+    """JSON lines for a model of `write_model`: of each sample as many words as it has tokens."""
+    with path.open("w") as file:
+        for sample in make_samples(count, vocab_size=SHAPES[shape]["vocab_size"]):
+            text = " ".join(f"w{token}" for token in sample.input_ids)
+            file.write(json.dumps({"text_parts": [text]}) + "\n")
+
+
+def write_model(shape: str, folder: Path, *, device: str) -> None:
+    """The model, and a tokenizer that has a token for each word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    build_model(shape, device=device).save_pretrained(folder, max_shard_size="5GB")
+    words = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}
+    words |= {f"w{number}": number for number in range(len(words), SHAPES[shape]["vocab_size"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
 
 
 def build_tokenizer() -> Any:

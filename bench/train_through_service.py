@@ -9,9 +9,7 @@ The fewer milliseconds a step takes, the more the service's part of them would s
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -20,7 +18,7 @@ from typing import Any
 from bench.results_file import FOLDER, write_result
 from bench.service import follow, run_service, upload
 from bench.train import Order, find_device_name, run
-from bench.train_cases import CASES, SHAPES, Case, build_model, make_samples
+from bench.train_cases import CASES, Case, write_model, write_rows
 from bench.train_measuring import NUM_WINDOWS, find_device
 
 NUM_SAMPLES = 3_000
@@ -51,8 +49,9 @@ def main() -> int:
 def measure_service(case: Case) -> list[float]:
     """Tokens a second of the windows of a job after the warm-up."""
     with run_service("up") as service:
-        make_model(case, service.folder / "models" / "bench")
-        file_id = upload(service, "\n".join(iterate_rows(case)))
+        write_model(case.shape, service.folder / "models" / "bench", device=find_device())
+        write_rows(case.shape, service.folder / "rows.jsonl", count=NUM_SAMPLES)
+        file_id = upload(service, (service.folder / "rows.jsonl").read_text())
         body = {"config": build_config(case), "steps": ["prepare", "train"], "training_file": file_id}
         job_id = service.call("POST", "/v1/jobs", body=body)["id"]
         events = list(follow(service, job_id))
@@ -79,27 +78,6 @@ def build_config(case: Case) -> dict[str, Any]:
         **{"torch_compile": "on" if find_device() == "cuda" and "tokens_per_batch" in case.config else "auto"},
         **case.config,
     }
-
-
-def iterate_rows(case: Case) -> Iterator[str]:
-    """JSON lines: of each sample as many words as it has tokens."""
-    for sample in make_samples(NUM_SAMPLES, vocab_size=SHAPES[case.shape]["vocab_size"]):
-        yield json.dumps({"text_parts": [" ".join(f"w{token}" for token in sample.input_ids)]})
-
-
-def make_model(case: Case, folder: Path) -> None:
-    """Writes the model, and a tokenizer that has a token for each word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    build_model(case.shape, device=find_device()).save_pretrained(folder)
-    words = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}
-    words |= {f"w{number}": number for number in range(len(words), SHAPES[case.shape]["vocab_size"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    ).save_pretrained(folder)
 
 
 if __name__ == "__main__":

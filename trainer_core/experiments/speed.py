@@ -30,12 +30,15 @@ from trainer_core.padding_free.collator import RowCollator
 from trainer_core.padding_free.model_check import build_probe_samples, find_unexactness
 from trainer_core.padding_free.rows import build_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
+from trainer_core.padding_free.twin import build_twin
 from trainer_core.tokenized import SamplerEpochCallback
 from trainer_core.trainers.building import get_trainer_class
-from trainer_core.trainers.parallel import is_sharding_asked_for
+from trainer_core.trainers.parallel import is_sharding_asked_for, keeps_weights_in_shards
 from trainer_core.trainers.row_choice import choose_row_shape, find_row_obstacle, merge_accumulation
 from trainer_core.trainers.row_trainer import RowTrainer
 from trainer_core.trainers.speed_meter import count_flops_per_token, find_peak_flops
+
+_IN_SHARDS = "DeepSpeed or FSDP takes the layers over"
 
 
 class SpeedUps(TokenData):
@@ -46,28 +49,30 @@ class SpeedUps(TokenData):
 
     _fused_loss: FusedLoss | None = None
     _row_attention: RowAttention | None = None
-    _is_compiled = False
     _num_checkpointed: int | None = None
+    _is_sharded = False
+    _probe: Any = None
+    """What is tried in the model's place where the model itself cannot be run before the trainer has it."""
 
     def speed_up(self) -> None:
         """Does nothing for a trainer that was passed: it trains its own model."""
         if self.trainer is not None or self.training_arguments is None:
             return
-        is_sharded = is_sharding_asked_for(self.config)
-        if not is_sharded:
+        self._is_sharded = is_sharding_asked_for(self.config)
+        if not self._is_sharded:
             self._place_model()
         self.choose_tokens()
-        self._choose_rows(is_sharded=is_sharded)
+        self._choose_rows()
         self.pad_tokens()
         self._choose_loaders()
-        if is_sharded:
-            return
         self._choose_loss()
         self._choose_adapter()
         self._choose_base()
-        self._choose_precision()
+        if not self._is_sharded:
+            self._choose_precision()
         self._choose_layers()
         self._choose_checkpoints()
+        self._probe = None
 
     def hand_over(self, trainer: Trainer) -> None:
         """Gives the trainer what was chosen for it."""
@@ -94,17 +99,18 @@ class SpeedUps(TokenData):
         if getattr(model, "hf_device_map", None) is None and not getattr(self._get_base(), "is_quantized", False):
             model.to(arguments.device)
 
-    def _choose_rows(self, *, is_sharded: bool) -> None:
+    def _choose_rows(self) -> None:
         config, arguments = self.config, self.training_arguments
         assert arguments is not None
-        model = self._get_model()
-        obstacle = find_row_obstacle(
-            config,
-            trainer_cls=get_trainer_class(config),
-            collator=self.collator,
-            model=model,
-            is_sharded=is_sharded,
-        ) or find_unexactness(model, device=self._find_device())
+        obstacle = (
+            find_row_obstacle(
+                config,
+                trainer_cls=get_trainer_class(config),
+                collator=self.collator,
+                model=self._get_model(),
+            )
+            or self._find_unexactness()
+        )
         if obstacle is not None:
             if config.packing == "on" or config.tokens_per_batch is not None:
                 param = "packing" if config.packing == "on" else "tokens_per_batch"
@@ -112,12 +118,16 @@ class SpeedUps(TokenData):
                 raise ConfigError([Problem(message, param, "conflict")])
             self._tell("decision", f"pads short samples: {obstacle}", packing="off", reason=obstacle)
             return
-        self._is_compiled = choose_compilation(config, arguments=arguments) is None
-        is_on_gpu = self._find_device().type == "cuda"
+        is_compiled = not self._is_sharded and choose_compilation(config, arguments=arguments) is None
         shape = choose_row_shape(
-            config, arguments=arguments, multiple=64 if is_on_gpu else 1, is_static=self._is_compiled
+            config,
+            arguments=arguments,
+            multiple=64 if arguments.device.type == "cuda" else 1,
+            is_static=is_compiled,
+            is_single=self._is_sharded,
         )
-        if config.tokens_per_batch is None:
+        # DeepSpeed has been told of the passes already.
+        if config.tokens_per_batch is None and not self._is_sharded:
             merge_accumulation(arguments)
         self.collator = RowCollator(self.collator, shape=shape)  # type: ignore[arg-type]
         self._row_attention = RowAttention(self._get_base())
@@ -128,6 +138,18 @@ class SpeedUps(TokenData):
             tokens_per_row=shape.capacity,
             tokens_per_batch=config.tokens_per_batch,
         )
+
+    def _find_unexactness(self) -> str | None:
+        device = self._find_device()
+        if not self._is_sharded:
+            self._probe = self._get_model()
+        else:
+            try:
+                self._probe = build_twin(self._get_base(), device=device)
+            # Whatever stands in the way of a small model, the large one is trained on padded samples.
+            except Exception as error:  # noqa: BLE001
+                return f"no small model of its class could be made to try it on: {error}"
+        return find_unexactness(self._probe, device=device)
 
     def _choose_loaders(self) -> None:
         arguments = self.training_arguments
@@ -143,28 +165,24 @@ class SpeedUps(TokenData):
 
     def _choose_loss(self) -> None:
         config = self.config
-        base = self._get_base()
         obstacle = (
             _say_off(config, "fused_loss")
             or ("it is for samples in rows" if self._row_attention is None else None)
             or ("label smoothing looks at all logits" if config.label_smoothing_factor else None)
-            or find_obstacle(base)
+            or self._find_part_obstacle()
+            or find_obstacle(_strip(self._probe))
+            or compare_losses(self._probe, device=self._find_device())
         )
-        if obstacle is None and self._row_attention is not None:
-            fused_loss = FusedLoss(base)
-            obstacle = compare_losses(
-                self._get_model(), fused_loss, row_attention=self._row_attention, device=self._find_device()
-            )
-            if obstacle is not None:
-                fused_loss.detach()
-            else:
-                self._fused_loss = fused_loss
+        if obstacle is None:
+            self._fused_loss = FusedLoss(self._get_base())
         self._tell_choice("fused_loss", "computes the loss without holding all logits", obstacle)
 
     def _choose_adapter(self) -> None:
         if not self.config.apply_lora:
             return
-        obstacle = _say_off(self.config, "lean_lora") or find_lean_obstacle(self._get_model())
+        obstacle = (
+            _say_off(self.config, "lean_lora") or self._find_part_obstacle() or find_lean_obstacle(self._get_model())
+        )
         if obstacle is None:
             make_lean(self._get_model())
         self._tell_choice("lean_lora", "casts the adapter's matrices, not the activations", obstacle)
@@ -173,7 +191,7 @@ class SpeedUps(TokenData):
         if not self.config.fp8_base:
             return
         model = self._get_model()
-        obstacle = find_fp8_obstacle(model)
+        obstacle = _IN_SHARDS if self._is_sharded else find_fp8_obstacle(model)
         if obstacle is not None:
             raise ConfigError([Problem(f"fp8_base: {obstacle}", "fp8_base", "conflict")])
         num_layers = convert_base_to_fp8(model)
@@ -190,13 +208,14 @@ class SpeedUps(TokenData):
         config, arguments = self.config, self.training_arguments
         budget_gib = config.activation_memory_budget_gib
         assert arguments is not None
+        if self._is_sharded:
+            # The layers that DeepSpeed or FSDP has taken over are Trainer's to checkpoint.
+            self._refuse_budget(_IN_SHARDS)
+            return
         if budget_gib is None and not arguments.gradient_checkpointing:
             return
         if self._row_attention is None or not isinstance(self.collator, RowCollator):
-            if budget_gib is not None or config.offload_activations:
-                param = "offload_activations" if budget_gib is None else "activation_memory_budget_gib"
-                message = f"{param} needs samples in rows; use_gradient_checkpointing=True alone works without"
-                raise ConfigError([Problem(message, param, "conflict")])
+            self._refuse_budget("it needs samples in rows")
             return
         base, model = self._get_base(), self._get_model()
         self._num_checkpointed = len(find_layers(base)) - 1
@@ -221,6 +240,14 @@ class SpeedUps(TokenData):
             offload_activations=config.offload_activations,
         )
 
+    def _refuse_budget(self, obstacle: str) -> None:
+        config = self.config
+        if config.activation_memory_budget_gib is None and not config.offload_activations:
+            return
+        param = "offload_activations" if config.activation_memory_budget_gib is None else "activation_memory_budget_gib"
+        message = f"{param}: {obstacle}; use_gradient_checkpointing=True alone works without"
+        raise ConfigError([Problem(message, param, "conflict")])
+
     def _choose_precision(self) -> None:
         """16-bit weights need no autocast, which looks at every operation."""
         arguments = self.training_arguments
@@ -241,7 +268,7 @@ class SpeedUps(TokenData):
     def _choose_layers(self) -> None:
         config, arguments, base = self.config, self.training_arguments, self._get_base()
         assert arguments is not None
-        obstacle = choose_compilation(config, arguments=arguments)
+        obstacle = _IN_SHARDS if self._is_sharded else choose_compilation(config, arguments=arguments)
         if obstacle is None and self._row_attention is None:
             obstacle = "batches of padded samples have too many different shapes"
         if obstacle is None:
@@ -299,13 +326,25 @@ class SpeedUps(TokenData):
             "before"
         )
 
+    def _find_part_obstacle(self) -> str | None:
+        """What uses a weight outside of the layer that it belongs to cannot do so with ZeRO's stage 3."""
+        assert self.training_arguments is not None
+        is_whole = not keeps_weights_in_shards(self.training_arguments)
+        return None if is_whole else "weights are whole only while their own layer runs"
+
     def _get_base(self) -> Any:
-        model = self._get_model()
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return _strip(self._get_model())
 
     def _find_device(self) -> torch.device:
-        device: torch.device = self._get_model().device
+        """Where the model is, or will be once it is in shards."""
+        assert self.training_arguments is not None
+        device: torch.device = self.training_arguments.device if self._is_sharded else self._get_model().device
         return device
+
+
+def _strip(model: Any) -> Any:
+    """The model below its adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _say_off(config: Config, key: str) -> str | None:

@@ -45,21 +45,24 @@ def choose_compilation(config: Config, *, arguments: TrainingArguments) -> str |
 
 
 @torch.no_grad()
-def compare_losses(
-    model: Any, fused_loss: FusedLoss, *, row_attention: RowAttention, device: torch.device
-) -> str | None:
-    """What is wrong when the fused loss of a short row is another than the model's own; None: nothing."""
+def compare_losses(model: Any, *, device: torch.device) -> str | None:
+    """What is wrong when the fused loss of a short row is another than the model's own; None: nothing.
+
+    The model is left as it is.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     row = build_probe_row(build_probe_samples(base.config)).to(device)
     was_training = model.training
+    fused_loss = FusedLoss(base)
     model.train(False)
     try:
-        with row_attention.active():
+        with RowAttention(base).active():
             plain = model(**row.inputs).loss.float()
             with fused_loss.over(row.target_index_K, row.target_ids_K):
                 fused = model(**row.inputs).loss.float()
     finally:
         model.train(was_training)
+        fused_loss.detach()
     difference = float((plain - fused).abs())
     tolerance = _TOLERANCES.get(base.dtype, _TOLERANCES[torch.float32])
     return None if difference <= tolerance else f"the loss differs by {difference:.2g} from the model's own"

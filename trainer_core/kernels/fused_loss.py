@@ -85,7 +85,7 @@ def find_obstacle(model: Any) -> str | None:
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return f"its head is a {type(head).__name__}, not a linear layer"
-    if head.weight.is_meta or head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook"):
+    if head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook"):
         return "its head is watched by hooks"
     return None
 

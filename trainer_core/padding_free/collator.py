@@ -35,7 +35,8 @@ class RowCollator:
     def __call__(self, raw_batch: Sequence[RawSample | TokenSample]) -> RowBatch:
         """Raises SampleError as the collator below does."""
         samples = self._encode(raw_batch)
-        groups = pack_best_fit([len(sample.input_ids) for sample in samples], capacity=self.shape.capacity)
+        lengths = [len(sample.input_ids) for sample in samples]
+        groups = pack_best_fit(lengths, capacity=sum(lengths) if self.shape.is_single else self.shape.capacity)
         fill_token_id = self.collator.pad_token_id
         return {
             "rows": [

@@ -32,6 +32,8 @@ class RowShape:
     """No sample has more tokens."""
     multiple: int = 1
     """Rows are filled up with ignored tokens to a multiple of this many, so that compiled code sees few lengths."""
+    is_single: bool = False
+    """A batch is one row, however long: processes that hold shards of a model must run it equally often."""
 
 
 @dataclass(slots=True)

@@ -189,9 +189,12 @@ def describe_strategy(model: nn.Module) -> str:
 
 def is_sharded(trainer: Trainer) -> bool:
     """Whether each process holds a part of the weights only, once they are prepared."""
-    if trainer.is_fsdp_enabled:
-        return True
-    settings = getattr(trainer.args, "hf_deepspeed_config", None)
+    return trainer.is_fsdp_enabled or keeps_weights_in_shards(trainer.args)
+
+
+def keeps_weights_in_shards(arguments: TrainingArguments) -> bool:
+    """Whether a layer's weights are whole only while the layer itself runs, as with ZeRO's stage 3."""
+    settings = getattr(arguments, "hf_deepspeed_config", None)
     return bool(settings is not None and settings.is_zero3())
 
 

@@ -13,9 +13,7 @@ from trainer_core.padding_free.rows import RowShape
 from trainer_core.trainers.row_trainer import OVERRIDES, RowTrainer
 
 
-def find_row_obstacle(
-    config: Config, *, trainer_cls: type[Trainer], collator: Any, model: Any, is_sharded: bool
-) -> str | None:
+def find_row_obstacle(config: Config, *, trainer_cls: type[Trainer], collator: Any, model: Any) -> str | None:
     """Why samples cannot share a row exactly, as far as it shows without running the model; None: nothing shows."""
     if config.packing == "off":
         return "packing is 'off'"
@@ -30,8 +28,6 @@ def find_row_obstacle(
         )
     if not encodes_samples(collator):
         return f"the collator {type(collator).__name__} makes its batches itself"
-    if is_sharded:
-        return "the model's weights lie in shards"
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return find_unexact_layers(base.config)
 
@@ -45,18 +41,23 @@ def find_overrides(trainer_cls: type[Trainer]) -> Sequence[str]:
     ]
 
 
-def choose_row_shape(config: Config, *, arguments: TrainingArguments, multiple: int, is_static: bool) -> RowShape:
+def choose_row_shape(
+    config: Config, *, arguments: TrainingArguments, multiple: int, is_static: bool, is_single: bool
+) -> RowShape:
     """Rows of a token budget, or as long as a padded pass over the same samples could be at most.
 
-    `is_static`: every row of a budget gets the same length.
+    `is_static`: every row of a budget gets the same length; `is_single`: a batch is one row.
     """
     if config.tokens_per_batch is None:
         capacity = config.per_device_train_batch_size * config.max_length
-        return RowShape(capacity=capacity, longest=config.max_length, multiple=multiple)
+        return RowShape(capacity=capacity, longest=config.max_length, multiple=multiple, is_single=is_single)
     num_passes = config.gradient_accumulation_steps * max(1, arguments.world_size)
     capacity = max(1, config.tokens_per_batch // num_passes)
     return RowShape(
-        capacity=capacity, longest=min(capacity, config.max_length), multiple=capacity if is_static else multiple
+        capacity=capacity,
+        longest=min(capacity, config.max_length),
+        multiple=capacity if is_static else multiple,
+        is_single=is_single,
     )
 
 

@@ -13,6 +13,9 @@ from trainer_core.checkpoints import newest_complete_checkpoint
 
 pytestmark = pytest.mark.timeout(900)
 LORA = {"apply_lora": True, "learning_rate": 1e-3}
+ROWS = "lays samples end to end in rows of up to 96 tokens, without padding"
+FUSED = "computes the loss without holding all logits"
+LEAN = "casts the adapter's matrices, not the activations"
 
 
 def assert_same_losses(outcome, plain):
@@ -44,6 +47,7 @@ def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped
     assert_whole_adapter(make_values("ddp")["output_dir"])
 
     assert (stopped["stopped"], stopped["strategies"], stopped["checkpoints"]) == (True, ["fsdp"], [2])
+    assert all(each in outcome["decisions"] for each in (ROWS, FUSED, LEAN) for outcome in (ddp, resumed))
     assert "resumes from checkpoint-2" in resumed["decisions"]
     assert_same_losses(resumed, plain)
     assert_whole_adapter(fsdp["output_dir"])
@@ -78,6 +82,8 @@ def test_deepspeed_in_two_processes(make_values, train_ranks, stage):
         ["DeepSpeedEngine"],
     )
     assert "'adamw_torch' takes its place" in stopped["warnings"]
+    assert ROWS in resumed["decisions"]
+    assert all((each in resumed["decisions"]) == (stage < 3) for each in (FUSED, LEAN))
     assert "resumes from checkpoint-2" in resumed["decisions"]
     assert_same_losses(resumed, plain)
     assert_whole_adapter(config["output_dir"])
