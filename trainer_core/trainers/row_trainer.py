@@ -51,6 +51,7 @@ class RowTrainer(Trainer):
         self.speed = SpeedMeter()
         self._most_tokens: int | None = None
         self._most_samples: int | None = None
+        self._accumulated: list[Any] = []
         super().__init__(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -91,14 +92,22 @@ class RowTrainer(Trainer):
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Runs the rows of a step, or one padded batch. Out of memory: begins the step anew in smaller parts."""
+        batches = [inputs]
         while True:
-            parts = self._cut(inputs)
+            parts: list[Any] = []
             try:
-                return self._run_parts(model, parts, num_items_in_batch)
+                for batch in batches:
+                    parts = self._cut(batch)
+                    loss = self._run_parts(model, parts, num_items_in_batch)
             except torch.cuda.OutOfMemoryError:
                 if num_items_in_batch is None or not self._halve(parts):
                     raise
-            # What the failed pass holds is let go of with its error, after the handler has been left.
+            else:
+                self._accumulated = [] if self.accelerator.sync_gradients else [*self._accumulated, inputs]
+                return loss
+            # What the failed pass holds is let go of with its error, after the handler has been left. The gradients of
+            # the step's earlier batches go too, and are computed again.
+            batches = [*self._accumulated, inputs]
             model.zero_grad()
             torch.cuda.empty_cache()
 
@@ -124,9 +133,9 @@ class RowTrainer(Trainer):
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _halve(self, parts: list[Any]) -> bool:
-        """Whether the step can begin anew in smaller parts. Not with accumulated batches, whose gradients are there
-        already, nor on several GPUs, which would wait for each other."""
-        if self.args.world_size > 1 or self.args.gradient_accumulation_steps > 1:
+        """Whether the step can begin anew in smaller parts. Not on several GPUs, which would wait for each other, nor
+        with DeepSpeed, which has gradients of its own."""
+        if self.args.world_size > 1 or self.is_deepspeed_enabled:
             return False
         if isinstance(parts[0], Row):
             if max(row.num_samples for row in parts) == 1:

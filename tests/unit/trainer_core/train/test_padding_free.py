@@ -168,6 +168,42 @@ def test_out_of_memory_halves_a_pass_and_keeps_the_step(
         torch.testing.assert_close(get_weights(halved)[key], weight, atol=1e-6, rtol=1e-4, msg=key)
 
 
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_out_of_memory_in_a_later_batch_of_a_step_computes_the_earlier_ones_again(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path, packing: str
+) -> None:
+    options = {"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "optim": "sgd"}
+    # Rows of a token budget stay batches of their own.
+    options |= {"learning_rate": 0.1, **({"tokens_per_batch": 300} if packing == "on" else {"packing": "off"})}
+    whole = train(make_config(**options, output_dir=str(tmp_path / "whole")), make_dataset(36))
+    num_passes = 0
+
+    class FullOnce(LMTrainer):
+        """A device whose memory is too small for the third pass of the second step, once, in its backward pass."""
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            layers: Any = self.model.model.layers  # type: ignore[union-attr]
+            layers[0].register_full_backward_hook(self._allocate)
+            return super().create_optimizer(*args, **kwargs)
+
+        @staticmethod
+        def _allocate(*_: Any) -> None:
+            nonlocal num_passes
+            num_passes += 1
+            if num_passes == 6:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    trainers_registry.add(key="full-once", value=FullOnce, override=True)
+    config = make_config(**options, trainer_key="full-once", output_dir=str(tmp_path / "halved"))
+    halved = train(config, make_dataset(36), context=context)
+    assert events.messages("warning").count("memory is too small") == 1
+    # Three steps of three, of which two passes are run again before the third, all of them in two parts from then on.
+    assert num_passes > 9 + 3
+    assert get_losses(halved) == pytest.approx(get_losses(whole), abs=1e-5)
+    for key, weight in get_weights(whole).items():
+        torch.testing.assert_close(get_weights(halved)[key], weight, atol=1e-6, rtol=1e-4, msg=key)
+
+
 def test_as_many_layers_as_the_budget_asks_for_compute_anew(
     make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path
 ) -> None:
