@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+MAX_LENGTH = 2048
 SHAPES: dict[str, dict[str, int]] = {
     "8b": {
         **{"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
@@ -35,6 +36,14 @@ class Case:
     num_warmup_steps: int = 6
     num_steps: int = 4
     """Steps in each of the windows that are timed."""
+    num_windows: int = 3
+    length: int | None = None
+    """Tokens of every sample; None: lengths as in chat data."""
+
+    @property
+    def max_length(self) -> int:
+        """No sample has more tokens."""
+        return MAX_LENGTH if self.length is None else self.length
 
     @property
     def has_lora(self) -> bool:
@@ -50,6 +59,13 @@ class Case:
 _LORA = {"apply_lora": True, "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.0, "tokens_per_batch": 16_384}
 _CHECKPOINTS = {"use_gradient_checkpointing": True, "offload_activations": True}
 
+
+def _make_context_case(length: int) -> Case:
+    """One long sample a step, with all that spares memory: two steps show how much it takes."""
+    config = _LORA | _CHECKPOINTS | {"tokens_per_batch": length, "max_length": length}
+    return Case("8b", config, batch_size=1, num_warmup_steps=1, num_steps=1, num_windows=1, length=length)
+
+
 CASES: dict[str, Case] = {
     "8b-lora": Case("8b", _LORA),
     # The budgets leave the whole at 24, 70 and 9.5 GiB.
@@ -62,6 +78,7 @@ CASES: dict[str, Case] = {
     "8b-lora-defaults": Case("8b", {"apply_lora": True}, batch_size=2, num_steps=20),
     "tiny-full": Case("tiny", {"tokens_per_batch": 4_096}, num_warmup_steps=4, num_steps=6),
     "tiny-lora": Case("tiny", _LORA | {"tokens_per_batch": 4_096}, num_warmup_steps=4, num_steps=6),
+    **{f"8b-context-{length // 1024}k": _make_context_case(length) for length in (32_768, 65_536, 131_072)},
     "1b-lora-loss": Case("1b", {k: v for k, v in _LORA.items() if k != "tokens_per_batch"}, batch_size=16),
 }
 
@@ -92,11 +109,13 @@ class Tokens:
         return [place > 0 for place in range(len(self.input_ids))]
 
 
-def make_samples(count: int, *, vocab_size: int) -> list[Tokens]:
-    """Lengths as in chat data: log-normal, about 300 tokens in the mean, 32 to 2,048."""
+def make_samples(count: int, *, vocab_size: int, length: int | None = None) -> list[Tokens]:
+    """All of one length, or lengths as in chat data: log-normal, about 300 tokens in the mean, 32 to 2,048."""
     import numpy as np
 
-    lengths = np.random.default_rng(0).lognormal(5.4, 0.8, count).clip(32, 2048).astype(int)
+    lengths = np.random.default_rng(0).lognormal(5.4, 0.8, count).clip(32, MAX_LENGTH).astype(int)
+    if length is not None:
+        lengths = np.full(min(count, 8), length)
     words = np.random.default_rng(1)
     return [Tokens(words.integers(10, vocab_size - 256, length).tolist()) for length in lengths]
 
@@ -107,14 +126,16 @@ def iterate_levers(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]
         yield name, LEVERS[name]
 
 
-def build_model(shape: str, *, device: str) -> Any:
+def build_model(shape: str, *, device: str, max_length: int = 8192) -> Any:
     """A Llama of this shape with random weights: bf16 on a GPU, fp32 elsewhere."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-    settings = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, tie_word_embeddings=shape != "8b")
+    settings = LlamaConfig(
+        **SHAPES[shape], max_position_embeddings=max(8192, max_length), tie_word_embeddings=shape != "8b"
+    )
     with torch.device(device):
         model = LlamaForCausalLM(settings)
     torch.set_default_dtype(torch.float32)

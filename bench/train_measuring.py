@@ -7,7 +7,6 @@ from typing import Any
 
 from bench.train_cases import Case, count_parameters
 
-NUM_WINDOWS = 3
 LOSS_STEPS = 20
 
 
@@ -37,7 +36,7 @@ class Meter:
     @property
     def num_steps(self) -> int:
         """Of the whole run."""
-        return self._case.num_warmup_steps + NUM_WINDOWS * self._case.num_steps
+        return self._case.num_warmup_steps + self._case.num_windows * self._case.num_steps
 
 
 def build_watch(meter: Meter) -> Any:

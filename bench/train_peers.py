@@ -60,13 +60,13 @@ def run_trl(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[s
             seen["tokens"] += int(inputs["input_ids"].numel() if mask is None else mask.sum())
             return super().training_step(model, inputs, *args, **kwargs)
 
-    samples = make_samples(4_000, vocab_size=model.config.vocab_size)
+    samples = make_samples(4_000, vocab_size=model.config.vocab_size, length=case.length)
     trainer = Counting(
         model=model,
         args=SFTConfig(
             **build_peer_arguments(case, num_steps=meter.num_steps, logging_steps=1000),
             packing=True,
-            max_length=2048,
+            max_length=case.max_length,
             use_liger_kernel=True,
         ),
         train_dataset=Dataset.from_dict({"input_ids": [sample.input_ids for sample in samples]}),
@@ -81,9 +81,11 @@ def run_trl(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[s
 def run_unsloth(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[str, Any]:
     """Unsloth's own recipe with packing; its model comes from a folder that is made on the spot."""
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-    folder = Path(tempfile.gettempdir()) / f"unsloth-{case.shape}"
+    folder = Path(tempfile.gettempdir()) / f"unsloth-{case.shape}-{case.max_length}"
     if not folder.is_dir():
-        build_model(case.shape, device="cuda").save_pretrained(folder, max_shard_size="20GB")
+        build_model(case.shape, device="cuda", max_length=case.max_length).save_pretrained(
+            folder, max_shard_size="20GB"
+        )
         build_tokenizer().save_pretrained(folder)
     from unsloth import FastLanguageModel  # isort: skip - it changes the others when it comes first
 
@@ -93,7 +95,11 @@ def run_unsloth(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> di
 
     is_in_4_bits = bool(case.config.get("load_in_4bit"))
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(folder), max_seq_length=2048, dtype=torch.bfloat16, load_in_4bit=is_in_4_bits, local_files_only=True
+        str(folder),
+        max_seq_length=case.max_length,
+        dtype=torch.bfloat16,
+        load_in_4bit=is_in_4_bits,
+        local_files_only=True,
     )
     model = FastLanguageModel.get_peft_model(
         model,
@@ -106,7 +112,7 @@ def run_unsloth(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> di
     meter = Meter(case, count_tokens=lambda: seen["tokens"])
     seen = {"tokens": 0}
 
-    samples = make_samples(4_000, vocab_size=SHAPES["8b"]["vocab_size"])
+    samples = make_samples(4_000, vocab_size=SHAPES["8b"]["vocab_size"], length=case.length)
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
@@ -114,7 +120,7 @@ def run_unsloth(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> di
         args=SFTConfig(
             **build_peer_arguments(case, num_steps=meter.num_steps, logging_steps=1000, checkpoints=False),
             packing=True,
-            max_length=2048,
+            max_length=case.max_length,
         ),
         callbacks=[build_watch(meter)],
     )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.train_cases import CASES, LEVERS, Case, build_model, build_tokenizer, make_samples
+from bench.train_cases import CASES, LEVERS, MAX_LENGTH, Case, build_model, build_tokenizer, make_samples
 from bench.train_measuring import LOSS_STEPS, Meter, build_watch, find_device, reset_peak, summarize
 from bench.train_peers import run_hf_trainer, run_trl, run_unsloth
 
@@ -32,14 +32,14 @@ def run_finesmith(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> 
     meter = Meter(case, count_tokens=lambda: int(experiment.trainer.state.num_input_tokens_seen))  # type: ignore[union-attr]
     num_steps = LOSS_STEPS if is_loss_run else meter.num_steps
     config = build_case_config(case, options, folder=folder, num_steps=num_steps, is_loss_run=is_loss_run)
-    model = build_model(case.shape, device=device)
+    model = build_model(case.shape, device=device, max_length=case.max_length)
     settings = build_quantization_config(config)
     if settings is not None:
         quantize_linear_layers(model, settings)
         model = prepare_for_kbit_training(model, config=config)
-    samples = make_samples(3_000, vocab_size=model.config.vocab_size)
+    samples = make_samples(3_000, vocab_size=model.config.vocab_size, length=case.length)
     tokenizer = build_tokenizer()
-    collator = LMCollator(tokenizer, max_length=2048)
+    collator = LMCollator(tokenizer, max_length=case.max_length)
     if config.packing == "off":
         collator = build_padding_collator(tokenizer)
     experiment = Experiment(
@@ -106,7 +106,7 @@ def build_padding_collator(tokenizer: Any) -> Any:
         def __call__(self, raw_batch: Any) -> Any:
             return pad_samples(raw_batch, pad_token_id=2, side="right")
 
-    return PaddedTokens(tokenizer, max_length=2048)
+    return PaddedTokens(tokenizer, max_length=MAX_LENGTH)
 
 
 def read_versions() -> dict[str, str]:

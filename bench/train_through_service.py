@@ -19,7 +19,7 @@ from bench.results_file import FOLDER, write_result
 from bench.service import follow, run_service, upload
 from bench.train import Order, find_device_name, run
 from bench.train_cases import CASES, Case, write_model, write_rows
-from bench.train_measuring import NUM_WINDOWS, find_device
+from bench.train_measuring import find_device
 
 NUM_SAMPLES = 3_000
 GOAL = 0.98
@@ -70,7 +70,7 @@ def measure_service(case: Case) -> list[float]:
 
 def build_config(case: Case) -> dict[str, Any]:
     """As the loop's, and what names the model and the rows."""
-    num_steps = case.num_warmup_steps + (NUM_WINDOWS + 2) * case.num_steps
+    num_steps = case.num_warmup_steps + (case.num_windows + 2) * case.num_steps
     return {
         **{"model_name_or_path": "local:bench", "dataset_key": "general", "max_steps": num_steps, "warmup_steps": 0},
         **{"learning_rate": 1e-4, "optim": "adamw_torch_fused", "logging_steps": case.num_steps},
