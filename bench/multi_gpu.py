@@ -187,7 +187,7 @@ def run_alone(kind: str, bench: Bench) -> None:
 
 def run_strategy(kind: str, strategy: str, bench: Bench) -> None:
     """All GPUs by one strategy, compared with one GPU."""
-    values = {**STRATEGIES[strategy], **(compiled(bench) if strategy == "ddp" else {})}
+    values = {**STRATEGIES[strategy], **(compiled(bench) if strategy != "zero-3" else {})}
     spec = bench.make_spec(kind, num_gpus=bench.num_gpus, **values)
     with job(bench, f"{kind} {strategy}", spec, gpus=range(bench.num_gpus)) as (run, workspace):
         check_adapter(run, workspace, has_adapter="lora" in kind)
@@ -267,16 +267,16 @@ def kill_rank(bench: Bench) -> None:
     finally:
         end(workspace, holder)
     events = read_events(workspace, 2)
-    steps = [(event.data or {}).get("global_step") for event in events if event.type == "progress"]
+    told = [event for event in events if event.type in ("metrics", "progress") and event.data is not None]
+    last_step = find_told_step(workspace, 2)
     if not any("resumes from checkpoint-10" in event.message for event in events):
         problems.append("the next attempt did not resume from step 10")
-    if not steps or steps[-1] != NUM_STEPS:
-        problems.append(f"the next attempt ended at step {steps[-1] if steps else None}")
-    first = next((event.created_at for event in events if event.type == "progress"), started_at)
+    if last_step != NUM_STEPS:
+        problems.append(f"the next attempt ended at step {last_step}")
     bench.faults["killed rank"] = {
         "code": None if result is None or result.error is None else result.error.code,
         "seconds_to_end": round(seconds_to_end, 2),
-        "seconds_from_start_to_first_step": round(first - started_at, 2),
+        "seconds_from_start_to_first_step": round(told[0].created_at - started_at, 2) if told else None,
         "problems": problems,
     }
     print("killed rank", bench.faults["killed rank"], flush=True)

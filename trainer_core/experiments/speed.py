@@ -118,7 +118,7 @@ class SpeedUps(TokenData):
                 raise ConfigError([Problem(message, param, "conflict")])
             self._tell("decision", f"pads short samples: {obstacle}", packing="off", reason=obstacle)
             return
-        is_compiled = not self._is_sharded and choose_compilation(config, arguments=arguments) is None
+        is_compiled = self._find_compile_obstacle() is None
         shape = choose_row_shape(
             config,
             arguments=arguments,
@@ -266,9 +266,8 @@ class SpeedUps(TokenData):
         )
 
     def _choose_layers(self) -> None:
-        config, arguments, base = self.config, self.training_arguments, self._get_base()
-        assert arguments is not None
-        obstacle = _IN_SHARDS if self._is_sharded else choose_compilation(config, arguments=arguments)
+        config, base = self.config, self._get_base()
+        obstacle = self._find_compile_obstacle()
         if obstacle is None and self._row_attention is None:
             obstacle = "batches of padded samples have too many different shapes"
         if obstacle is None:
@@ -326,8 +325,12 @@ class SpeedUps(TokenData):
             "before"
         )
 
+    def _find_compile_obstacle(self) -> str | None:
+        assert self.training_arguments is not None
+        return choose_compilation(self.config, arguments=self.training_arguments) or self._find_part_obstacle()
+
     def _find_part_obstacle(self) -> str | None:
-        """What uses a weight outside of the layer that it belongs to cannot do so with ZeRO's stage 3."""
+        """What reaches for the weights of layers from outside of them cannot do so with ZeRO's stage 3."""
         assert self.training_arguments is not None
         is_whole = not keeps_weights_in_shards(self.training_arguments)
         return None if is_whole else "weights are whole only while their own layer runs"

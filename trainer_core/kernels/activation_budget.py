@@ -68,15 +68,12 @@ def _find_inputs(layer: Any, *, run: Callable[[], object]) -> tuple[Any, Any]:
         raise _InputsFoundError
 
     handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
-    # Compiled code would have the hook in it.
-    compiled, layer._compiled_call_impl = layer._compiled_call_impl, None
     try:
         run()
     except _InputsFoundError:
         pass
     finally:
         handle.remove()
-        layer._compiled_call_impl = compiled
     return found[0]
 
 

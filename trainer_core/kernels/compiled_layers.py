@@ -25,12 +25,12 @@ def compile_layers(model: Any, *, is_static: bool) -> int:
     """Compiles the decoder's layers in place, and returns how many there are.
 
     `is_static`: all rows have one length, which the code then knows. The boundaries of the samples are data, so that
-    they may differ from row to row.
+    they may differ from row to row. Hooks stay outside: with FSDP they make a layer's weights whole.
     """
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _MAX_VARIANTS)
-    layers = find_layers(model)
+    layers: list[Any] = find_layers(model)
     for layer in layers:
-        layer.compile(dynamic=False if is_static else None)
+        layer.forward = torch.compile(layer.forward, dynamic=False if is_static else None)
     return len(layers)
 
 

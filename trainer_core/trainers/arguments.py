@@ -15,7 +15,7 @@ from trainer_core.context import EventSink
 from trainer_core.models.dtype import choose_dtype
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
 from trainer_core.trainers.optimizer_choice import choose_optimizer
-from trainer_core.trainers.parallel import build_parallel_options, check_filled_settings
+from trainer_core.trainers.parallel import build_parallel_options, check_filled_settings, drop_cpu_number
 
 _NEVER = 1_000_000_000
 
@@ -71,6 +71,7 @@ def build_training_arguments(config: Config, *, events: EventSink) -> TrainingAr
         disable_tqdm=not sys.stderr.isatty(),
     )
     check_filled_settings(arguments)
+    drop_cpu_number(arguments)
     return arguments
 
 

@@ -158,6 +158,15 @@ def check_filled_settings(arguments: TrainingArguments) -> None:
         raise ConfigError([Problem(message, param, "conflict")])
 
 
+def drop_cpu_number(arguments: TrainingArguments) -> None:
+    """Has ranks on the CPU call it `cpu`: accelerate numbers it, and torch loads no checkpoint to a `cpu:1`."""
+    cpu = torch.device("cpu")
+    if arguments.device.type == cpu.type and arguments.device != cpu:
+        arguments.distributed_state.device = cpu
+        # TrainingArguments has looked once, and keeps what it saw.
+        vars(arguments)["_setup_devices"] = cpu
+
+
 def apply_fsdp_on_cpu(trainer: Trainer) -> None:
     """Has accelerate shard on the CPU too, where it would copy the whole model to every process and say nothing."""
     from accelerate import PartialState

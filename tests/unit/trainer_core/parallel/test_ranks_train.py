@@ -36,8 +36,13 @@ def assert_whole_adapter(folder):
 def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped(make_values, train_ranks):
     """One launch for all of it: starting two ranks costs more than the training."""
     fsdp = make_values("fsdp", **LORA, fsdp_strategy="full_shard auto_wrap")
-    ddp, stopped, resumed = train_ranks(
-        [{"config": make_values("ddp", **LORA)}, {"config": fsdp, "stop_at": 2}, {"config": fsdp}]
+    ddp_again = make_values("ddp again", **LORA)
+    ddp, _, ddp_resumed, stopped, resumed = train_ranks(
+        [
+            {"config": make_values("ddp", **LORA)},
+            *({"config": ddp_again, "stop_at": 2}, {"config": ddp_again}),
+            *({"config": fsdp, "stop_at": 2}, {"config": fsdp}),
+        ]
     )
     (plain,) = train_ranks([{"config": make_values("plain", **LORA, per_device_train_batch_size=4)}], launcher=())
 
@@ -45,6 +50,8 @@ def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped
     assert (ddp["strategies"], ddp["wrappers"]) == (["ddp"], ["DistributedDataParallel"])
     assert_same_losses(ddp, plain)
     assert_whole_adapter(make_values("ddp")["output_dir"])
+    assert "resumes from checkpoint-2" in ddp_resumed["decisions"]
+    assert_same_losses(ddp_resumed, plain)
 
     assert (stopped["stopped"], stopped["strategies"], stopped["checkpoints"]) == (True, ["fsdp"], [2])
     assert all(each in outcome["decisions"] for each in (ROWS, FUSED, LEAN) for outcome in (ddp, resumed))
