@@ -9,6 +9,7 @@ from trainer_core.config.packed_checks import find_packed_problems
 from trainer_core.config.parallel_checks import find_parallel_problems
 from trainer_core.config.problems import ProblemsFound
 from trainer_core.config.quantizer_checks import find_quantizer_problems
+from trainer_core.config.speed_checks import find_speed_problems
 from trainer_core.config.template_checks import find_template_problems
 from trainer_core.config.tracking_checks import find_tracking_problems
 from trainer_core.config.training_checks import find_training_problems
@@ -38,6 +39,7 @@ def raise_problems(config: "Config") -> None:
         find_packed_problems,
         find_hub_problems,
         find_parallel_problems,
+        find_speed_problems,
     )
     problems = [problem for find in finders for problem in find(config)]
     if problems:
@@ -58,16 +60,6 @@ def _conflicts(config: "Config") -> Iterator[Problem]:
     if config.fuse_after_training and not config.apply_lora:
         message = "fuse_after_training fuses a LoRA adapter, but apply_lora is False; set apply_lora=True"
         yield Problem(message, "fuse_after_training", "conflict")
-    if config.tokens_per_batch is not None and config.packing == "off":
-        message = "tokens_per_batch lays samples into rows, which packing='off' forbids; leave one of them out"
-        yield Problem(message, "tokens_per_batch", "conflict")
-    has_checkpoints = config.use_gradient_checkpointing or config.activation_memory_budget_gib is not None
-    if config.offload_activations and not has_checkpoints:
-        message = "offload_activations needs use_gradient_checkpointing=True or activation_memory_budget_gib"
-        yield Problem(message, "offload_activations", "conflict")
-    if config.fp8_base and (config.load_in_4bit or config.load_in_8bit or config.from_gptq or not config.apply_lora):
-        message = "fp8_base is for the 16-bit weights below an adapter; set apply_lora, and no other quantization"
-        yield Problem(message, "fp8_base", "conflict")
     if config.gptq_group_size == 0:
         message = "gptq_group_size is a number of weights, or -1 for one scale a row; 0 is neither"
         yield Problem(message, "gptq_group_size", "invalid_value")
