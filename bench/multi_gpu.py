@@ -107,7 +107,7 @@ class Bench:
         config = {
             **{"model_name_or_path": str(self.folder / case.shape), "dataset_key": "general", "max_length": 2048},
             **{"max_steps": NUM_STEPS, "warmup_steps": 0, "learning_rate": 1e-4, "optim": "adamw_torch_fused"},
-            **{"logging_steps": 1, "save_steps": SAVE_EVERY, "save_total_limit": 1},
+            **{"logging_steps": 1, "save_steps": NUM_STEPS, "save_total_limit": 1},
             **case.config,
             "tokens_per_batch": case.config["tokens_per_batch"] * self.num_gpus,
             "gradient_accumulation_steps": self.num_gpus // num_gpus,
@@ -241,7 +241,7 @@ def cancel_job(bench: Bench) -> None:
 
 def kill_rank(bench: Bench) -> None:
     """Kills the last rank of a job after a checkpoint: the attempt must end as retryable, and the next one resume."""
-    spec = bench.make_spec("1b-full", num_gpus=bench.num_gpus)
+    spec = bench.make_spec("1b-full", num_gpus=bench.num_gpus, save_steps=SAVE_EVERY)
     workspace, holder = start(bench, spec, name="killed", gpus=range(bench.num_gpus))
     problems = []
     try:
@@ -269,8 +269,8 @@ def kill_rank(bench: Bench) -> None:
     events = read_events(workspace, 2)
     told = [event for event in events if event.type in ("metrics", "progress") and event.data is not None]
     last_step = find_told_step(workspace, 2)
-    if not any("resumes from checkpoint-10" in event.message for event in events):
-        problems.append("the next attempt did not resume from step 10")
+    if not any(f"resumes from checkpoint-{SAVE_EVERY}" in event.message for event in events):
+        problems.append(f"the next attempt did not resume from step {SAVE_EVERY}")
     if last_step != NUM_STEPS:
         problems.append(f"the next attempt ended at step {last_step}")
     bench.faults["killed rank"] = {
