@@ -52,6 +52,12 @@ class PrincipalBearer(HTTPBearer):
 require_principal = PrincipalBearer()
 
 
+def read_key(headers: Headers) -> str:
+    """The key that a request sends; empty when it sends none."""
+    scheme, _, plaintext = headers.get("authorization", "").partition(" ")
+    return plaintext.strip() if scheme.lower() == "bearer" else ""
+
+
 class AuthGate:
     """Middleware that denies by default: a path that nobody thought of wants a key as well.
 
@@ -91,9 +97,8 @@ class AuthGate:
 
     async def _authenticate(self, scope: Scope) -> Principal:
         """Raises Unauthenticated, RateLimited."""
-        scheme, _, plaintext = Headers(scope=scope).get("authorization", "").partition(" ")
-        plaintext = plaintext.strip()
-        if not plaintext or scheme.lower() != "bearer":
+        plaintext = read_key(Headers(scope=scope))
+        if not plaintext:
             raise Unauthenticated("This call needs an API key: send it as `Authorization: Bearer fsk_…`.")
         keys: KeyService = scope["app"].state.services.keys
         principal = keys.find_cached(plaintext)

@@ -23,7 +23,7 @@ from app.children import Child, ChildSpec, reap_adopted
 from app.first_start import prepare_data_folder
 from app.server import bind_listener
 from app.settings import Settings
-from trainer_core.watchdog import become_subreaper, kill_descendants
+from trainer_core.watchdog import become_subreaper, find_descendants, kill_descendants
 
 WORK_SECONDS = 8.0
 """What server and workers get to finish after a stop was asked for; a job cut off resumes at the next start."""
@@ -31,6 +31,7 @@ VALKEY_SECONDS = 1.0
 VALKEY_START_SECONDS = 15.0
 PROBE_SECONDS = 0.5
 TICK_SECONDS = 0.2
+VALKEY = "valkey"
 TAKEN, BUSY_ADDRESS, NO_VALKEY = 3, 4, 5
 """Exit statuses."""
 
@@ -106,7 +107,7 @@ class _Embedded:
         socket_path = self.settings.valkey_socket
         make_private_folder(socket_path.parent)
         argv = [sys.executable, "-m", "trainer_core.watchdog", "--", *build_valkey_argv(socket_path)]
-        valkey = Child(ChildSpec("valkey", argv, dict(os.environ), self._log_path("valkey")))
+        valkey = Child(ChildSpec(VALKEY, argv, dict(os.environ), self._log_path(VALKEY)))
         valkey.start()
         return valkey
 
@@ -163,6 +164,15 @@ class _Embedded:
         _say(f"The {child.spec.name} ended with status {status} and is started again; see {child.spec.log_path}.")
         if child.spec.worker_id is not None:
             self._take_back_jobs(child.spec.worker_id)
+        if child.spec.name == VALKEY:
+            self._end_orphans(child)
+
+    def _end_orphans(self, dead: Child) -> None:
+        """A Valkey without its watchdog would serve those who are connected to it, and the next one the others."""
+        known = [each.process.pid for each in self.children if each is not dead and each.process is not None]
+        for pid in find_descendants(spared=known):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _take_back_jobs(self, worker_id: str) -> None:
         """Else its jobs would wait for their leases to run out, as they do where the database takes nothing down."""

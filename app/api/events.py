@@ -10,12 +10,13 @@ from starlette.responses import Response
 from app.api import examples, schemas
 from app.api.deps import JobId, PrincipalDep, ServicesDep
 from app.api.downloads import send_content
-from app.api.feeds import EventFeed, LogFeed, Place, parse_event_place, parse_log_place
+from app.api.feeds import EventFeed, Feed, LogFeed, Place, parse_event_place, parse_log_place
 from app.api.log_text import LogText
 from app.api.rendering import json_response, render_event, render_list, render_log_line
 from app.api.responses import error_responses, log_of, stream_of
 from app.api.services import Services
 from app.api.streams import EventStream, JobFollowing, JobStream
+from app.auth import read_key
 from app.jobs.views import LogCursor
 
 METRICS_TYPE = "metrics"
@@ -83,7 +84,7 @@ async def list_job_events(
     place = parse_event_place(reading.after)
     if reading.wants_stream:
         feed = EventFeed(services.jobs, principal.owner, job_id)
-        return await _open_stream(request, JobFollowing(principal.owner, job_id, feed, place))
+        return await _open_stream(request, feed, owner=principal.owner, job_id=job_id, place=place)
     return await run_in_threadpool(_list_events, services, principal.owner, job_id, place=place, limit=reading.limit)
 
 
@@ -105,7 +106,7 @@ async def list_job_metrics(
     place = parse_event_place(reading.after)
     if reading.wants_stream:
         feed = EventFeed(services.jobs, principal.owner, job_id, only_type=METRICS_TYPE)
-        return await _open_stream(request, JobFollowing(principal.owner, job_id, feed, place))
+        return await _open_stream(request, feed, owner=principal.owner, job_id=job_id, place=place)
     return await run_in_threadpool(
         _list_events, services, principal.owner, job_id, place=place, limit=reading.limit, types=(METRICS_TYPE,)
     )
@@ -130,7 +131,7 @@ async def list_job_logs(
     place = parse_log_place(reading.after)
     if reading.wants_stream:
         feed = LogFeed(services.jobs, principal.owner, job_id)
-        return await _open_stream(request, JobFollowing(principal.owner, job_id, feed, place))
+        return await _open_stream(request, feed, owner=principal.owner, job_id=job_id, place=place)
     if reading.wants_text:
         return await run_in_threadpool(_send_log, request, services, principal.owner, job_id)
     return await run_in_threadpool(_list_logs, services, principal.owner, job_id, place=place, limit=reading.limit)
@@ -153,10 +154,12 @@ def _list_logs(services: Services, owner: str, job_id: str, *, place: Place, lim
     return json_response(render_list(map(render_log_line, page.data), has_more=page.has_more))
 
 
-async def _open_stream(request: Request, following: JobFollowing) -> Response:
+async def _open_stream(request: Request, feed: Feed, *, owner: str, job_id: str, place: Place) -> Response:
     """Answers 404 before the stream begins."""
     services: Services = request.app.state.services
-    await run_in_threadpool(services.jobs.get, following.owner, following.job_id)
+    await run_in_threadpool(services.jobs.get, owner, job_id)
+    key = read_key(request.headers)
+    following = JobFollowing(owner, job_id, feed, place, lambda: services.keys.authenticate(key) is not None)
     frames = JobStream(services.live, services.jobs, following).frames()
     instruments = request.app.state.instruments
-    return EventStream(frames, hub=services.live, owner=following.owner, instruments=instruments)
+    return EventStream(frames, hub=services.live, owner=owner, instruments=instruments)

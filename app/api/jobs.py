@@ -13,6 +13,7 @@ from app.api.quick_calls import read_job, submit_job
 from app.api.rendering import json_response, render_deleted, render_error, render_job, render_list
 from app.api.responses import error_responses, example_of
 from app.api.translation import build_submission, convert_problems
+from app.jobs.storable import make_storable
 from app.jobs.views import JobView
 from app.states import JobStatus
 from app.telemetry import find_traceparent
@@ -80,7 +81,8 @@ def validate_job(body: schemas.JobRequest, services: ServicesDep, principal: Pri
         {
             "object": "job.validation",
             "valid": error is None,
-            "config": verdict.config or None,
+            # Of a refused one, too, with half of a surrogate pair in it.
+            "config": make_storable(verdict.config) if verdict.config else None,
             "steps": verdict.steps,
             "warnings": verdict.warnings,
             "error": error,

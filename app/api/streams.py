@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
 
@@ -77,6 +77,12 @@ class JobFollowing:
     job_id: str
     feed: Feed
     place: Place
+    has_valid_key: Callable[[], bool]
+    """Whether the client may still follow it; blocks for a look at the database."""
+
+
+class _KeyEndedError(Exception):
+    """The key that opened the stream has been revoked, or has expired."""
 
 
 class JobStream:
@@ -85,6 +91,7 @@ class JobStream:
     def __init__(self, hub: LiveHub, jobs: JobService, following: JobFollowing) -> None:
         self._hub, self._jobs, self._feed = hub, jobs, following.feed
         self._owner, self._job_id, self._place = following.owner, following.job_id, following.place
+        self._has_valid_key = following.has_valid_key
         self._gap_since: float | None = None
         self._sent_at = time.monotonic()
         # Streams that were opened together, after a restart, should not all come back together.
@@ -92,11 +99,13 @@ class JobStream:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Yields encoded frames; ends with `event: end` after the job's end. Without it the client is to come back:
-        the server stops, the stream's lifetime is over, or database or storage do not answer."""
+        the server stops, the stream's lifetime is over, or database or storage do not answer; or its key has ended."""
         yield format_sse_event(retry=RECONNECT_MS)
         try:
             async for frame in self._walk():
                 yield frame
+        except _KeyEndedError:
+            log.info("stream.key_ended", job_id=self._job_id)
         except (SQLAlchemyError, OSError) as error:
             log.warning("stream.cut", job_id=self._job_id, error=f"{type(error).__name__}: {error}")
 
@@ -106,7 +115,7 @@ class JobStream:
         # Both streams: that the job is over stands among its events, also for those who follow its log.
         async with self._hub.subscribe({event_stream(self._job_id), self._feed.stream}) as subscription:
             while not self._is_over():
-                status = await self._get_status()
+                status = await run_in_threadpool(self._read_status)
                 is_final = status is None or status in FINAL_STATUSES
                 async for frame in self._catch_up(is_final=is_final):
                     yield frame
@@ -120,12 +129,13 @@ class JobStream:
     def _is_over(self) -> bool:
         return self._hub.is_stopping or time.monotonic() >= self._ends_at
 
-    async def _get_status(self) -> str | None:
+    def _read_status(self) -> str | None:
+        if not self._has_valid_key():
+            raise _KeyEndedError
         try:
-            job = await run_in_threadpool(self._jobs.get, self._owner, self._job_id)
+            return self._jobs.get(self._owner, self._job_id).status
         except JobNotFound:
             return None
-        return job.status
 
     async def _send_stored(self) -> AsyncIterator[bytes]:
         while not self._is_over():

@@ -134,7 +134,8 @@ def _check_registry_keys(fields: Mapping[str, Any], installation: Installation) 
     failed = [f"the plugin {error.plugin!r} failed: {error.message}" for error in installation.plugin_errors]
     for name, registry in REGISTRY_OF_FIELD.items():
         key, known = fields[name], installation.catalogue.registries.get(registry, ())
-        if key not in known:
+        # Another type is told already.
+        if isinstance(key, str) and key not in known:
             unknown = describe_unknown_key(key, known=list(known), where=f"{name}: {registry}_registry")
             message = "; ".join([unknown, *failed])
             yield Problem(message, f"config.{name}", "unknown_key")

@@ -117,7 +117,7 @@ def test_a_second_one_on_the_same_folder_is_refused_and_the_key_survives_a_resta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["\0api\0", "unixsocket:"])
+@pytest.mark.parametrize("part", ["\0api\0", "trainer_core.watchdog", "unixsocket:"])
 def test_a_child_that_dies_is_started_again_at_the_same_place(tmp_path, part):
     with run_up(tmp_path, "--workers", "0") as process:
         url = read_url(process)
@@ -132,6 +132,8 @@ def test_a_child_that_dies_is_started_again_at_the_same_place(tmp_path, part):
                 pass
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in find_descendants(process.pid)]
+        assert sum("valkey-server" in each and "watchdog" not in each for each in commands) == 1
 
 
 def test_an_address_in_use_is_said_plainly(tmp_path):

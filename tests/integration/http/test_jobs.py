@@ -1,5 +1,7 @@
 """Submitting and steering jobs over HTTP."""
 
+import json
+
 import pytest
 
 from app.api import schemas
@@ -68,6 +70,22 @@ def test_all_problems_of_a_config_are_named(client):
     assert verdict.status_code == 200
     assert (verdict.json()["valid"], verdict.json()["error"]) == (False, error)
     schemas.Validation.model_validate(verdict.json())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"dataset_key": True}, {"trainer_key": False}, {"modules_to_save": "\ud800"}),
+        *({"modules_to_save": ["\ud800"]}, {"raw_lora_target_modules": "local:\ud800"}),
+    ],
+)
+def test_a_value_that_no_registry_and_no_answer_can_hold_is_a_problem(client, values):
+    # Escapes, as JSON has them: the characters themselves could not be sent.
+    body = json.dumps({"config": {**CONFIG, **values}})
+    for path in ("/v1/jobs", "/v1/jobs/validate"):
+        answer = client.post(path, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == (422 if path == "/v1/jobs" else 200)
+        assert {detail["param"] for detail in answer.json()["error"]["details"]} >= {f"config.{next(iter(values))}"}
 
 
 def test_validating_stores_nothing(client):

@@ -57,6 +57,16 @@ def test_a_stream_taken_up_again_repeats_and_misses_nothing(live_server, client)
     assert ids == list(range(int(last.id) + 1, int(last.id) + 7))
 
 
+def test_a_stream_ends_with_the_key_that_opened_it(live_server, client):
+    job = live_server.start_job(client)
+    _, key = live_server.keys.create("ana", "short", ("read",), expires_in_seconds=2.0)
+    started = time.monotonic()
+    with open_stream(client, f"/v1/jobs/{job.id}/events", authorization=f"Bearer {key}") as frames:
+        assert [frame.event for frame in frames] == ["job.queued", "job.running"]
+    assert 1.0 < time.monotonic() - started < 15.0
+    job.finish()
+
+
 def test_the_stream_of_metrics_leaves_out_the_rest(live_server, client):
     job = live_server.start_job(client)
     with open_stream(client, f"/v1/jobs/{job.id}/metrics") as frames:
