@@ -165,11 +165,11 @@ class _Embedded:
         if child.spec.worker_id is not None:
             self._take_back_jobs(child.spec.worker_id)
         if child.spec.name == VALKEY:
-            self._end_orphans(child)
+            self._end_orphans()
 
-    def _end_orphans(self, dead: Child) -> None:
+    def _end_orphans(self) -> None:
         """A Valkey without its watchdog would serve those who are connected to it, and the next one the others."""
-        known = [each.process.pid for each in self.children if each is not dead and each.process is not None]
+        known = [each.process.pid for each in self.children if each.process is not None]
         for pid in find_descendants(spared=known):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

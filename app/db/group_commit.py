@@ -1,7 +1,6 @@
 """Many small writes in one commit: SQLite lets one writer in at a time, and PostgreSQL one for each owner's limits."""
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from app.db.session import SessionFactory, transaction
 Result = TypeVar("Result")
 
 MOST_WRITES_OF_A_COMMIT = 64
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +86,20 @@ class GroupCommit:
 
     def _commit(self, writes: list[_Write]) -> list[_Outcome]:
         try:
-            return self._commit_at_once(writes)
+            return self._commit_all(writes, run=_run)
         except _FailedWriteError:
-            logger.debug("one of %d writes failed: each is tried by itself", len(writes))
-        return self._commit_apart(writes)
+            return self._commit_all(writes, run=_try)
 
-    def _commit_at_once(self, writes: list[_Write]) -> list[_Outcome]:
-        """Raises _FailedWriteError where a write did, with nothing stored."""
+    def _commit_all(self, writes: list[_Write], *, run: Callable[[_Write, Connection], _Outcome]) -> list[_Outcome]:
+        """Raises _FailedWriteError where `run` does, with nothing stored."""
         try:
             with transaction(self._sessions) as connection:
-                return [_run(write, connection) for write in writes]
+                return [run(write, connection) for write in writes]
         except _FailedWriteError:
             raise
         # The commit, or the begin: whatever the driver raises, everybody is told. What became of a commit that failed
         # is not known, so it is not done again.
         except Exception as error:  # noqa: BLE001
-            return [_Outcome(write.future, error=error) for write in writes]
-
-    def _commit_apart(self, writes: list[_Write]) -> list[_Outcome]:
-        try:
-            with transaction(self._sessions) as connection:
-                return [_try(write, connection) for write in writes]
-        except Exception as error:  # noqa: BLE001 - as above
             return [_Outcome(write.future, error=error) for write in writes]
 
 
