@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,7 +45,7 @@ from trainer_core.workspace import Workspace
 ROOT = Path(__file__).parents[1]
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "ddp": {},
-    "fsdp": {"fsdp_strategy": "full_shard auto_wrap"},
+    "fsdp": {"fsdp_strategy": "full_shard auto_wrap", "fsdp_offload": False},
     "zero-2": {"deepspeed_stage": 2, "deepspeed_offload": "none"},
     "zero-3": {"deepspeed_stage": 3, "deepspeed_offload": "none"},
 }
@@ -64,6 +64,7 @@ CANCEL_SECONDS = 10.0
 NUM_STEPS = 20
 NUM_WARMUP_STEPS = 8
 SAVE_EVERY = 10
+NUM_FAULT_STEPS = 40
 START_SECONDS = 240.0
 LARGEST_DIFFERENCE = {"8b-lora": 0.005, "1b-full": 0.02}
 """Between the losses of a strategy and of one GPU, relative: some strategies have fp32 masters of 16-bit weights."""
@@ -98,6 +99,8 @@ class Bench:
     folder: Path
     num_gpus: int
     scale: str
+    activation_budget: float | None = None
+    """GiB for the activations of a GPU: 84.8 GiB in all do not fit everywhere."""
     runs: dict[str, Run] = field(default_factory=dict)
     faults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -107,10 +110,12 @@ class Bench:
         config = {
             **{"model_name_or_path": str(self.folder / case.shape), "dataset_key": "general", "max_length": 2048},
             **{"max_steps": NUM_STEPS, "warmup_steps": 0, "learning_rate": 1e-4, "optim": "adamw_torch_fused"},
-            **{"logging_steps": 1, "save_steps": NUM_STEPS, "save_total_limit": 1},
+            # What a full training's checkpoint takes is measured where a rank is killed.
+            **{"logging_steps": 1, "save_steps": NUM_STEPS if case.has_lora else 10_000, "save_total_limit": 1},
             **case.config,
             "tokens_per_batch": case.config["tokens_per_batch"] * self.num_gpus,
             "gradient_accumulation_steps": self.num_gpus // num_gpus,
+            **({} if self.activation_budget is None else {"activation_memory_budget_gib": self.activation_budget}),
             **values,
         }
         inputs = StepInputs(prepared_train=str(self.folder / f"{case.shape}.jsonl"))
@@ -124,13 +129,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=["8b-lora", "1b-full", *EXTRAS])
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
     parser.add_argument("--scale", choices=list(KINDS), default="llama")
+    parser.add_argument("--activation-budget", type=float, help="GiB of a GPU; 50 has 8b-lora fit into 80 GB")
     parser.add_argument("--folder", type=Path, help="where models are written; default: a temporary folder")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     wanted = options.only or ["1b-full", "8b-lora", *EXTRAS]
     become_subreaper()
     folder = Path(tempfile.mkdtemp(prefix="multi-gpu-", dir=options.folder))
-    bench = Bench(folder, options.num_gpus, options.scale)
+    bench = Bench(folder, options.num_gpus, options.scale, options.activation_budget)
     path: Path | None = None
     device = find_device_name()
     try:
@@ -141,6 +147,7 @@ def main() -> int:
                 step()
                 figures = {
                     **{"gpus": list_gpus(), "num_gpus": options.num_gpus, "scale": options.scale},
+                    "activation_memory_budget_gib": options.activation_budget,
                     **{"runs": [asdict(run) for run in bench.runs.values()], "faults": bench.faults},
                 }
                 path = write_result(f"multi-gpu-{device}", figures, setup=SETUP, folder=options.out, path=path)
@@ -159,7 +166,7 @@ def plan(name: str, bench: Bench, *, strategies: list[str]) -> list[Any]:
     if name == "cancel":
         return [lambda: cancel_job(bench)]
     if name == "killed-rank":
-        return [lambda: kill_rank(bench)]
+        return [lambda strategy=strategy: kill_rank(strategy, bench) for strategy in strategies]
     return [lambda: run_alone(name, bench)] + [
         lambda strategy=strategy: run_strategy(name, strategy, bench) for strategy in strategies
     ]
@@ -187,7 +194,7 @@ def run_alone(kind: str, bench: Bench) -> None:
 
 def run_strategy(kind: str, strategy: str, bench: Bench) -> None:
     """All GPUs by one strategy, compared with one GPU."""
-    values = {**STRATEGIES[strategy], **(compiled(bench) if strategy != "zero-3" else {})}
+    values = {**STRATEGIES[strategy], **compiled(bench)}
     spec = bench.make_spec(kind, num_gpus=bench.num_gpus, **values)
     with job(bench, f"{kind} {strategy}", spec, gpus=range(bench.num_gpus)) as (run, workspace):
         check_adapter(run, workspace, has_adapter="lora" in kind)
@@ -239,10 +246,11 @@ def cancel_job(bench: Bench) -> None:
     print("cancel", bench.faults["cancel"], flush=True)
 
 
-def kill_rank(bench: Bench) -> None:
+def kill_rank(strategy: str, bench: Bench) -> None:
     """Kills the last rank of a job after a checkpoint: the attempt must end as retryable, and the next one resume."""
-    spec = bench.make_spec("1b-full", num_gpus=bench.num_gpus, save_steps=SAVE_EVERY)
-    workspace, holder = start(bench, spec, name="killed", gpus=range(bench.num_gpus))
+    values = {"max_steps": NUM_FAULT_STEPS, "save_steps": SAVE_EVERY, **STRATEGIES[strategy]}
+    spec = bench.make_spec("1b-full", num_gpus=bench.num_gpus, **values)
+    workspace, holder = start(bench, spec, name=f"killed {strategy}", gpus=range(bench.num_gpus))
     problems = []
     try:
         wait_for_step(workspace, holder, step=SAVE_EVERY + 2)
@@ -271,15 +279,17 @@ def kill_rank(bench: Bench) -> None:
     last_step = find_told_step(workspace, 2)
     if not any(f"resumes from checkpoint-{SAVE_EVERY}" in event.message for event in events):
         problems.append(f"the next attempt did not resume from step {SAVE_EVERY}")
-    if last_step != NUM_STEPS:
+    if last_step != NUM_FAULT_STEPS:
         problems.append(f"the next attempt ended at step {last_step}")
-    bench.faults["killed rank"] = {
+    fault = bench.faults[f"killed rank, {strategy}"] = {
         "code": None if result is None or result.error is None else result.error.code,
+        "save_seconds": measure_save(read_events(workspace, 1)),
         "seconds_to_end": round(seconds_to_end, 2),
         "seconds_from_start_to_first_step": round(told[0].created_at - started_at, 2) if told else None,
         "problems": problems,
     }
-    print("killed rank", bench.faults["killed rank"], flush=True)
+    print(f"killed rank, {strategy}", fault, flush=True)
+    shutil.rmtree(workspace.root, ignore_errors=True)
 
 
 @contextmanager
@@ -318,7 +328,7 @@ def finish(bench: Bench, name: str, workspace: Workspace, holder: Any, *, num_gp
         run.problems.append(f"the job did not succeed: {None if result is None else result.error}: {output}")
         return run
     events = read_events(workspace, 1)
-    metrics = [event for event in events if event.type == "metrics" and "loss" in (event.data or {})]
+    metrics = [event for event in events if is_loss(event)]
     data: list[Any] = [event.data for event in metrics]
     run.losses = [round(each["loss"], 5) for each in data]
     late = [each["tokens_per_second"] for each in data if each["global_step"] > NUM_WARMUP_STEPS]
@@ -326,12 +336,22 @@ def finish(bench: Bench, name: str, workspace: Workspace, holder: Any, *, num_gp
     run.peak_gib = round(max(each.get("peak_memory_gib", 0.0) for each in data), 1)
     started = next(event.created_at for event in events if event.type == "step.started")
     run.seconds_to_first_step = round(metrics[0].created_at - started, 1)
-    saved = [event for event in events if event.type == "checkpoint.saved"]
-    if saved:
-        before = [event.created_at for event in metrics if event.created_at <= saved[-1].created_at]
-        run.save_seconds = round(saved[-1].created_at - before[-1], 2)
+    run.save_seconds = measure_save(events)
     run.decisions = [event.message for event in events if event.type == "decision"]
     return run
+
+
+def measure_save(events: Sequence[EventRecord]) -> float | None:
+    """Seconds from the metrics before it to the first checkpoint; None: there is none."""
+    saved = next((event.created_at for event in events if event.type == "checkpoint.saved"), None)
+    if saved is None:
+        return None
+    return round(saved - max(event.created_at for event in events if is_loss(event) and event.created_at <= saved), 2)
+
+
+def is_loss(event: EventRecord) -> bool:
+    """Whether an event tells of a step's loss."""
+    return event.type == "metrics" and "loss" in (event.data or {})
 
 
 def check_adapter(run: Run, workspace: Workspace, *, has_adapter: bool) -> None:

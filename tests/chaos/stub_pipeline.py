@@ -20,7 +20,7 @@ class StubLauncher:
             return SingleLauncher(entry=[STUB_STEP]).build_command(request)
         return LaunchCommand(
             argv=(sys.executable, "-P", STUB_AGENT, str(request.num_processes), STUB_STEP, *request.arguments),
-            env=build_rank_environment(),
+            env=build_rank_environment(request.num_processes),
             num_processes=request.num_processes,
             stop_file=request.stop_file,
         )

@@ -61,11 +61,6 @@ def _find_shard_problems(config: "Config") -> Iterator[Problem]:
     for param in (param for param, is_wanted in taken.items() if is_wanted):
         message = f"{param} changes layers that DeepSpeed or FSDP takes over; leave one of them out"
         yield Problem(message, param, "conflict")
-    if config.deepspeed_stage == 3 and config.deepspeed_config_path is None:
-        for param in ("fused_loss", "lean_lora", "torch_compile"):
-            if getattr(config, param) == "on":
-                message = f"{param}='on' needs whole weights, which stage 3 cuts into shards; use deepspeed_stage 2"
-                yield Problem(message, param, "conflict")
 
 
 def _uses_fsdp(config: "Config") -> bool:

@@ -32,6 +32,7 @@ from trainer_core.trainers.parallel import (
     check_parallel,
     is_sharded,
     stop_sharding_loads,
+    sum_gradients_in_fp32,
 )
 from trainer_core.trainers.running import run_training
 from trainer_core.trainers.stop_callback import StopCallback
@@ -211,6 +212,7 @@ class Experiment(SpeedUps):
             trainer=trainer,
         )
         apply_fsdp_on_cpu(trainer)
+        sum_gradients_in_fp32(trainer)
         trainer.add_callback(StrategyCallback(trainer, config=self.config, events=self.context.events))
         self._stop_callback = StopCallback(self.context.stop)
         trainer.add_callback(EventCallback(self.context.events, speed=getattr(trainer, "speed", None)))

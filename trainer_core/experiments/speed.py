@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Trainer
 
 from trainer_core.config import Config
@@ -27,13 +28,13 @@ from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import RowCollator
-from trainer_core.padding_free.model_check import build_probe_samples, find_unexactness
+from trainer_core.padding_free.model_check import build_probe_samples, find_unexactness, has_unused_weights
 from trainer_core.padding_free.rows import build_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
 from trainer_core.padding_free.twin import build_twin
 from trainer_core.tokenized import SamplerEpochCallback
 from trainer_core.trainers.building import get_trainer_class
-from trainer_core.trainers.parallel import is_sharding_asked_for, keeps_weights_in_shards
+from trainer_core.trainers.parallel import fit_buckets, gather_by_layers, is_sharding_asked_for, keeps_weights_in_shards
 from trainer_core.trainers.row_choice import choose_row_shape, find_row_obstacle, merge_accumulation
 from trainer_core.trainers.row_trainer import RowTrainer
 from trainer_core.trainers.speed_meter import count_flops_per_token, find_peak_flops
@@ -61,6 +62,10 @@ class SpeedUps(TokenData):
         self._is_sharded = is_sharding_asked_for(self.config)
         if not self._is_sharded:
             self._place_model()
+        elif self.config.deepspeed_config_path is None:
+            fit_buckets(self.training_arguments, self._get_model())
+        if keeps_weights_in_shards(self.training_arguments):
+            gather_by_layers(self._get_model(), find_layers(self._get_base()))
         self.choose_tokens()
         self._choose_rows()
         self.pad_tokens()
@@ -70,6 +75,7 @@ class SpeedUps(TokenData):
         self._choose_base()
         if not self._is_sharded:
             self._choose_precision()
+            self._choose_ddp()
         self._choose_layers()
         self._choose_checkpoints()
         self._probe = None
@@ -165,24 +171,23 @@ class SpeedUps(TokenData):
 
     def _choose_loss(self) -> None:
         config = self.config
+        assert self.training_arguments is not None
+        is_in_head = keeps_weights_in_shards(self.training_arguments)
         obstacle = (
             _say_off(config, "fused_loss")
             or ("it is for samples in rows" if self._row_attention is None else None)
             or ("label smoothing looks at all logits" if config.label_smoothing_factor else None)
-            or self._find_part_obstacle()
             or find_obstacle(_strip(self._probe))
-            or compare_losses(self._probe, device=self._find_device())
+            or compare_losses(self._probe, device=self._find_device(), is_in_head=is_in_head)
         )
         if obstacle is None:
-            self._fused_loss = FusedLoss(self._get_base())
+            self._fused_loss = FusedLoss(self._get_base(), is_in_head=is_in_head)
         self._tell_choice("fused_loss", "computes the loss without holding all logits", obstacle)
 
     def _choose_adapter(self) -> None:
         if not self.config.apply_lora:
             return
-        obstacle = (
-            _say_off(self.config, "lean_lora") or self._find_part_obstacle() or find_lean_obstacle(self._get_model())
-        )
+        obstacle = _say_off(self.config, "lean_lora") or find_lean_obstacle(self._get_model())
         if obstacle is None:
             make_lean(self._get_model())
         self._tell_choice("lean_lora", "casts the adapter's matrices, not the activations", obstacle)
@@ -265,6 +270,18 @@ class SpeedUps(TokenData):
             autocast="on" if obstacle else "off",
         )
 
+    def _choose_ddp(self) -> None:
+        """DDP need not look for weights without gradients where there are none, nor send buffers that are constants."""
+        arguments, model = self.training_arguments, self._get_model()
+        assert arguments is not None
+        if arguments.world_size == 1 or self._row_attention is None:
+            return
+        if arguments.ddp_find_unused_parameters is None and not has_unused_weights(model, device=self._find_device()):
+            arguments.ddp_find_unused_parameters = False
+        has_statistics = any(isinstance(module, nn.modules.batchnorm._NormBase) for module in model.modules())
+        if arguments.ddp_broadcast_buffers is None and not has_statistics:
+            arguments.ddp_broadcast_buffers = False
+
     def _choose_layers(self) -> None:
         config, base = self.config, self._get_base()
         obstacle = self._find_compile_obstacle()
@@ -327,13 +344,7 @@ class SpeedUps(TokenData):
 
     def _find_compile_obstacle(self) -> str | None:
         assert self.training_arguments is not None
-        return choose_compilation(self.config, arguments=self.training_arguments) or self._find_part_obstacle()
-
-    def _find_part_obstacle(self) -> str | None:
-        """What reaches for the weights of layers from outside of them cannot do so with ZeRO's stage 3."""
-        assert self.training_arguments is not None
-        is_whole = not keeps_weights_in_shards(self.training_arguments)
-        return None if is_whole else "weights are whole only while their own layer runs"
+        return choose_compilation(self.config, arguments=self.training_arguments)
 
     def _get_base(self) -> Any:
         return _strip(self._get_model())

@@ -45,7 +45,7 @@ def choose_compilation(config: Config, *, arguments: TrainingArguments) -> str |
 
 
 @torch.no_grad()
-def compare_losses(model: Any, *, device: torch.device) -> str | None:
+def compare_losses(model: Any, *, device: torch.device, is_in_head: bool = False) -> str | None:
     """What is wrong when the fused loss of a short row is another than the model's own; None: nothing.
 
     The model is left as it is.
@@ -53,7 +53,7 @@ def compare_losses(model: Any, *, device: torch.device) -> str | None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     row = build_probe_row(build_probe_samples(base.config)).to(device)
     was_training = model.training
-    fused_loss = FusedLoss(base)
+    fused_loss = FusedLoss(base, is_in_head=is_in_head)
     model.train(False)
     try:
         with RowAttention(base).active():

@@ -28,6 +28,8 @@ def compile_layers(model: Any, *, is_static: bool) -> int:
     they may differ from row to row. Hooks stay outside: with FSDP they make a layer's weights whole.
     """
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _MAX_VARIANTS)
+    # Dynamo would cut each layer's code where DDP's buckets end; their sums overlap with the other layers' work anyway.
+    torch._dynamo.config.optimize_ddp = False
     layers: list[Any] = find_layers(model)
     for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=False if is_static else None)

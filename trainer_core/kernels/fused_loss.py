@@ -23,12 +23,15 @@ class FusedLoss:
     Between head and loss some models change the logits: whoever attaches this compares the losses.
     """
 
-    def __init__(self, model: Any, *, by_liger: bool | None = None) -> None:
-        """`model`: a causal language model of transformers, below its adapters. `by_liger` None: Liger's kernel where
-        it is installed and the model is on a GPU. Raises ValueError when `find_obstacle` finds one."""
+    def __init__(self, model: Any, *, is_in_head: bool = False, by_liger: bool | None = None) -> None:
+        """`model`: a causal language model of transformers, below its adapters. `is_in_head`: the head itself computes
+        the loss, as must be where its weight is whole just while it runs; otherwise logits may be scaled after it.
+        `by_liger` None: Liger's kernel where it is installed and the model is on a GPU. Raises ValueError when
+        `find_obstacle` finds one."""
         if obstacle := find_obstacle(model):
             raise ValueError(obstacle)
         self._head: Any = model.get_output_embeddings()
+        self._is_in_head = is_in_head
         self._by_liger = by_liger
         self._targets: tuple[torch.Tensor, torch.Tensor] | None = None
         self._plain_forward = self._head.forward
@@ -52,27 +55,31 @@ class FusedLoss:
             self._targets = None
 
     def _forward_head(self, hidden: torch.Tensor) -> torch.Tensor:
-        plain: torch.Tensor = hidden if self._targets is not None else self._plain_forward(hidden)
-        return plain
+        """While `over` is open: the hidden states, of shape (1, T, H), or the sum of the losses, of shape (1, 1, 1)."""
+        if self._targets is None:
+            plain: torch.Tensor = self._plain_forward(hidden)
+            return plain
+        return self._sum(hidden, *self._targets).view(1, 1, 1) if self._is_in_head else hidden
 
     def _compute(
         self, logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Any = None, **kwargs: Any
     ) -> torch.Tensor:
-        """`logits` are hidden states of shape (1, T, H) while `over` is open."""
+        """`logits` are what the head gives while `over` is open."""
         if self._targets is None:
             plain: torch.Tensor = self._plain_loss(
                 logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items_in_batch, **kwargs
             )
             return plain
         index_K, ids_K = self._targets
-        # Under autocast the head's product would be in 16 bits: the states say in which.
-        states_KH = logits[0].index_select(0, index_K)
-        weight_VH = self._head.weight.to(states_KH.dtype)
-        if self._uses_liger(states_KH):
-            total = _sum_by_liger(states_KH, weight_VH, ids_K, self._head.bias)
-        else:
-            total = sum_cross_entropy(states_KH, weight_VH, ids_K, self._head.bias)
+        total = logits.view(()) if self._is_in_head else self._sum(logits, index_K, ids_K)
         return total / (max(ids_K.shape[0], 1) if num_items_in_batch is None else num_items_in_batch)
+
+    def _sum(self, hidden: torch.Tensor, index_K: torch.Tensor, ids_K: torch.Tensor) -> torch.Tensor:
+        # Under autocast the head's product would be in 16 bits: the states say in which.
+        states_KH = hidden[0].index_select(0, index_K)
+        weight_VH = self._head.weight.to(states_KH.dtype)
+        sum_losses = _sum_by_liger if self._uses_liger(states_KH) else sum_cross_entropy
+        return sum_losses(states_KH, weight_VH, ids_K, self._head.bias)
 
     def _uses_liger(self, states_KH: torch.Tensor) -> bool:
         if self._by_liger is not None:

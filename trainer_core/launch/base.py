@@ -56,11 +56,14 @@ class Launcher(Protocol):
         ...
 
 
-def build_rank_environment() -> dict[str, str]:
+def build_rank_environment(num_processes: int) -> dict[str, str]:
     """What the ranks of one host need, however they are started."""
     # A file in the workspace must not shadow a module: launchers do not hand Python's own -P on to the ranks.
     environment = {"PYTHONSAFEPATH": "1"}
     if "GLOO_SOCKET_IFNAME" not in os.environ:
         # Gloo looks the host's name up otherwise, which fails where no name server knows it.
         environment["GLOO_SOCKET_IFNAME"] = "lo"
+    if "OMP_NUM_THREADS" not in os.environ:
+        # torchrun would give a rank one core, with which an optimizer in host memory crawls, and DeepSpeed all of them.
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_processes))
     return environment

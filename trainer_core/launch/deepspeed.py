@@ -35,7 +35,7 @@ class DeepSpeedLauncher:
                 *self._entry,
                 *request.arguments,
             ),
-            env=build_rank_environment(),
+            env=build_rank_environment(request.num_processes),
             num_processes=request.num_processes,
             stop_file=request.stop_file,
         )

@@ -25,7 +25,7 @@ class TorchrunLauncher:
                 *self._entry,
                 *request.arguments,
             ),
-            env=build_rank_environment(),
+            env=build_rank_environment(request.num_processes),
             num_processes=request.num_processes,
             stop_file=request.stop_file,
         )

@@ -81,6 +81,23 @@ def find_unexactness(model: Any, *, device: Any) -> str | None:
     return None
 
 
+def has_unused_weights(model: Any, *, device: Any) -> bool:
+    """Whether a short row leaves a trained weight without a gradient, or a longer one might: one of an expert's.
+
+    The model is left as it is, without gradients. `device`: where it lies.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = vars(base.config.get_text_config())
+    if any("expert" in name and name.startswith(("n_", "num_", "moe_")) for name in names):
+        return True
+    row = build_probe_row(build_probe_samples(base.config)).to(device)
+    with _inference(model), RowAttention(base).active():
+        model(**row.inputs).loss.backward()
+    is_unused = any(weight.requires_grad and weight.grad is None for weight in model.parameters())
+    model.zero_grad()
+    return is_unused
+
+
 def _check_windows(windows: Sequence[int | None], settings: Any) -> str | None:
     """A model that tells of its window by its mask alone would silently attend to everything."""
     kinds = getattr(settings, "layer_types", None)

@@ -11,9 +11,11 @@ from trainer_core.context import StepContext
 from trainer_core.datasets.general import GeneralDataset
 from trainer_core.experiments.base import Experiment
 from trainer_core.models.library_habits import spare_deepspeed_import
+from trainer_core.padding_free.collator import is_row_batch
 from trainer_core.rehearsal.parts import FAMILIES, build_model, build_rows, build_tokenizer
 from trainer_core.rehearsal.without_devices import is_built_for_devices
 from trainer_core.trainers.checkpoint_callback import CheckpointCallback
+from trainer_core.trainers.row_trainer import RowTrainer
 
 _MODULES = (
     *(f"transformers.models.{name}.modeling_{name}" for name in FAMILIES),
@@ -58,6 +60,8 @@ def rehearse() -> None:
         gradient_accumulation_steps=1,
         save_steps=1000,
         apply_lora=True,
+        # Files of tokens would lie in the cache of nobody.
+        tokenize_once="off",
     )
     spare_deepspeed_import(config)
     experiment = _Rehearsal(config, train_dataset=GeneralDataset(build_rows()), model=build_model())
@@ -76,7 +80,11 @@ def _leave_backward_out(trainer: Trainer) -> None:
     """The first backward pass starts a thread for each GPU that there is by then, and never another."""
 
     def step(model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        loss: Any = trainer.compute_loss(model, trainer._prepare_inputs(inputs))
+        assert isinstance(trainer, RowTrainer)
+        assert is_row_batch(inputs), "a job's samples share rows, and so do these"
+        (row,) = inputs["rows"]
+        with trainer._running(row):
+            loss: Any = trainer.compute_loss(model, dict(row.inputs))
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)

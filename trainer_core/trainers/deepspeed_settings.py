@@ -9,6 +9,9 @@ from trainer_core.config.parallel_checks import describe_quantized_stage_3
 from trainer_core.errors import ConfigError, Problem
 
 _GATHER_ON_SAVE = "stage3_gather_16bit_weights_on_model_save"
+BUCKET = "reduce_bucket_size"
+_BUCKET_SIZE = 500_000_000
+"""Elements that are sent at once: more than a layer or an embedding of most models has."""
 _DECAYING_SCHEDULERS = ("WarmupDecayLR", "WarmupCosineLR")
 
 
@@ -53,10 +56,12 @@ def choose_offload(config: Config) -> str:
 def _build_zero(stage: int, *, offload: str) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True, "overlap_comm": offload != "all"}
     if stage == 3:
+        # Whole layers are gathered: the next one is on its way while the last one runs.
+        on_device = {BUCKET: _BUCKET_SIZE, "stage3_prefetch_bucket_size": _BUCKET_SIZE}
+        in_host_memory = {BUCKET: "auto", "stage3_prefetch_bucket_size": "auto"}
         zero |= {
             "sub_group_size": 1_000_000_000,
-            "reduce_bucket_size": "auto",
-            "stage3_prefetch_bucket_size": "auto",
+            **(in_host_memory if offload == "all" else on_device),
             "stage3_param_persistence_threshold": "auto",
             "stage3_max_live_parameters": 1_000_000_000,
             "stage3_max_reuse_distance": 1_000_000_000,
@@ -65,9 +70,9 @@ def _build_zero(stage: int, *, offload: str) -> dict[str, Any]:
     else:
         zero |= {
             "allgather_partitions": True,
-            "allgather_bucket_size": 200_000_000,
+            "allgather_bucket_size": _BUCKET_SIZE,
             "reduce_scatter": True,
-            "reduce_bucket_size": 200_000_000,
+            BUCKET: _BUCKET_SIZE,
         }
     if offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ from trainer_core.config.parallel_checks import find_parallel_warnings, parse_fs
 from trainer_core.context import EventSink
 from trainer_core.errors import ConfigError, Problem, TrainerError
 from trainer_core.ranks import count_ranks, is_started_by_launcher
-from trainer_core.trainers.deepspeed_settings import build_deepspeed_settings
+from trainer_core.trainers.deepspeed_settings import BUCKET, build_deepspeed_settings
 from trainer_core.trainers.host_optimizer import can_build_host_adam
+from trainer_core.trainers.zero_norm import measure_norm_at_once
 
 _BITSANDBYTES_OPTIMIZERS = ("8bit", "32bit", "4bit", "paged_", "bnb")
 _LOOPBACK = "127.0.0.1"
@@ -70,6 +73,8 @@ def build_parallel_options(config: Config, *, optimizer: str, events: EventSink)
     if strategy is None:
         return on_cpu if count_ranks() > 1 and not is_on_gpu else {}
     offloads = (config.fsdp_offload or strategy.offloads) and is_on_gpu
+    if offloads:
+        _tell_offload("the shards", key="fsdp_offload", off="False", events=events)
     # Norms of gradients and whole weights are gathered in host memory where shards lie there.
     backend = {"ddp_backend": "cuda:nccl,cpu:gloo"} if is_on_gpu else on_cpu
     settings = {"reshard_after_forward": strategy.reshards_after_forward, "cpu_offload": offloads}
@@ -92,7 +97,11 @@ def _build_deepspeed_options(config: Config, *, optimizer: str, events: EventSin
         return {"deepspeed": settings, **on_cpu}
     options = _replace_optimizer(optimizer, config=config, events=events)
     offload = settings["zero_optimization"].get("offload_optimizer") or {}
-    if offload.get("device", "none") != "none" and "zero_force_ds_cpu_optimizer" not in settings:
+    is_offloaded = offload.get("device", "none") != "none"
+    if is_offloaded and config.deepspeed_config_path is None:
+        what = "weights and optimizer" if "offload_param" in settings["zero_optimization"] else "the optimizer"
+        _tell_offload(what, key="deepspeed_offload", off="'none'", events=events)
+    if is_offloaded and "zero_force_ds_cpu_optimizer" not in settings:
         is_adam = options.get("optim", optimizer).startswith("adamw_torch")
         reason = can_build_host_adam() if is_adam else f"optim={optimizer!r} is no AdamW"
         if reason is not None:
@@ -100,6 +109,11 @@ def _build_deepspeed_options(config: Config, *, optimizer: str, events: EventSin
             message = f"torch's optimizer updates what is offloaded, more slowly than DeepSpeed's own: {reason}"
             events.emit("warning", level="warning", message=message, data={"param": "deepspeed_offload"})
     return {"deepspeed": settings, **options, **on_cpu}
+
+
+def _tell_offload(what: str, *, key: str, off: str, events: EventSink) -> None:
+    message = f"keeps {what} in host memory, for which steps take longer: where they fit on the GPUs, set {key}={off}"
+    events.emit("decision", message=message, data={key: "on"})
 
 
 def _replace_optimizer(optimizer: str, *, config: Config, events: EventSink) -> dict[str, str]:
@@ -183,6 +197,19 @@ def apply_fsdp_on_cpu(trainer: Trainer) -> None:
     trainer.is_fsdp_enabled = True
 
 
+def sum_gradients_in_fp32(trainer: Trainer) -> None:
+    """Has FSDP add the ranks' gradients up in fp32, and leave what modules return as it is.
+
+    accelerate does both in the 16 bits of the products, and rounds the loss to three digits.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin: Any = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if isinstance(policy, MixedPrecisionPolicy):
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+
+
 def describe_strategy(model: nn.Module) -> str:
     """How a model that Trainer has prepared is trained: `zero-<stage>`, `fsdp`, `ddp` or `single`."""
     from torch.distributed.fsdp import FSDPModule
@@ -207,6 +234,26 @@ def keeps_weights_in_shards(arguments: TrainingArguments) -> bool:
     return bool(settings is not None and settings.is_zero3())
 
 
+def gather_by_layers(model: Any, layers: Sequence[nn.Module]) -> None:
+    """Has ZeRO's stage 3 make the weights of such a layer whole at once and for all of its run, not matrix by matrix:
+    what is in it can then be compiled and reach for any of them. Before DeepSpeed takes the model over."""
+    from deepspeed.utils import set_z3_leaf_module
+
+    for layer in layers:
+        set_z3_leaf_module(layer, True)
+    # A layer's gradients are taken when that of its input is there, and at once where there will be none.
+    model.enable_input_require_grads()
+
+
+def fit_buckets(arguments: TrainingArguments, model: nn.Module) -> None:
+    """DeepSpeed allocates the memory that gradients are sent from in full: no more than there are gradients."""
+    settings: Any = getattr(arguments, "hf_deepspeed_config", None)
+    zero = {} if settings is None else settings.config["zero_optimization"]
+    if isinstance(size := zero.get(BUCKET), int):
+        trained = (weight for weight in model.parameters() if weight.requires_grad)
+        zero[BUCKET] = min(size, max(1, sum(getattr(weight, "ds_numel", weight.numel()) for weight in trained)))
+
+
 def is_prepared(trainer: Trainer) -> bool:
     """Whether DeepSpeed or FSDP, where one of them is to train, has taken the model over."""
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
@@ -222,7 +269,7 @@ def stop_sharding_loads() -> None:
 
 
 class StrategyCallback(TrainerCallback):
-    """Before the first step: compares how the model is really trained with what was asked for."""
+    """Before the first step: compares how the model is really trained with what was asked for, and speeds ZeRO up."""
 
     def __init__(self, trainer: Trainer, *, config: Config, events: EventSink) -> None:
         self._trainer = trainer
@@ -239,6 +286,8 @@ class StrategyCallback(TrainerCallback):
             value = f"{param}={getattr(self._config, param)!r}: " if param else ""
             message = f"{value}the model should be trained by {wanted}, but is by {found}; this is no training"
             raise StrategyError(message, param=param)
+        if found.startswith("zero"):
+            measure_norm_at_once(self._trainer.model_wrapped)
         num_processes = count_ranks()
         if state.is_world_process_zero and (num_processes > 1 or wanted != "single"):
             data = {

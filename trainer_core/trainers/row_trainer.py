@@ -14,6 +14,8 @@ from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import is_row_batch
 from trainer_core.padding_free.rows import Row, split_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
+from trainer_core.trainers.parallel import describe_strategy
+from trainer_core.trainers.quick_walks import QuickWalks
 from trainer_core.trainers.speed_meter import SpeedMeter
 
 OVERRIDES = (
@@ -52,7 +54,18 @@ class RowTrainer(Trainer):
         self._most_tokens: int | None = None
         self._most_samples: int | None = None
         self._accumulated: list[Any] = []
+        self._walks: QuickWalks | None = None
+        self._host_group: Any = None
         super().__init__(*args, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._walks is not None:
+                self._walks.close()
+                self._walks = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """With a token budget each batch is one row of it, and each rank's loader knows its own."""
@@ -92,6 +105,8 @@ class RowTrainer(Trainer):
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Runs the rows of a step, or one padded batch. Out of memory: begins the step anew in smaller parts."""
+        if self._walks is None and describe_strategy(model) in ("single", "ddp"):
+            self._walks = QuickWalks(model)
         batches = [inputs]
         while True:
             parts: list[Any] = []
@@ -211,10 +226,14 @@ class RowTrainer(Trainer):
         return 0 if is_row_batch(inputs) else super().floating_point_ops(inputs)
 
     def _sum_over_ranks(self, number: int) -> int:
+        """By way of the host: to read a number of the GPU waits for all that it still has to do."""
         if self.args.world_size == 1:
             return number
-        counted: Any = self.accelerator.gather(torch.tensor(number, device=self.args.device))
-        return int(counted.sum())
+        if self._host_group is None:
+            self._host_group = torch.distributed.new_group(backend="gloo")
+        counted = torch.tensor(number)
+        torch.distributed.all_reduce(counted, group=self._host_group)
+        return int(counted)
 
 
 class _RowLoader(DataLoader[Any]):

@@ -55,7 +55,6 @@ def test_every_field_says_what_it_means() -> None:
         ({"packing": "on", "neftune_noise_alpha": 5}, "packing", "conflict", "depends on the length of a row"),
         ({"lean_lora": "on"}, "lean_lora", "conflict", "set apply_lora"),
         ({"fused_loss": "on", "label_smoothing_factor": 0.1}, "fused_loss", "conflict", "label_smoothing_factor"),
-        ({"fused_loss": "on", "deepspeed_stage": 3}, "fused_loss", "conflict", "use deepspeed_stage 2"),
         (
             {"activation_memory_budget_gib": 2, "fsdp_strategy": "full_shard"},
             *("activation_memory_budget_gib", "conflict", "takes over"),

@@ -113,11 +113,19 @@ def test_the_fused_loss_is_the_models_own(name: str) -> None:
         check_fused_loss(model, row)
 
 
-def check_fused_loss(model: Any, row: Row) -> None:
+def test_a_head_may_compute_the_loss_itself() -> None:
+    family, fields = EXACT["llama"]
+    model = build(family, **fields)
+    row = lay(make_samples(), multiple=64)
+    with RowAttention(model).active():
+        check_fused_loss(model, row, is_in_head=True)
+
+
+def check_fused_loss(model: Any, row: Row, *, is_in_head: bool = False) -> None:
     expected = model(**row.inputs, num_items_in_batch=torch.tensor(7)).loss
     expected.backward()
     expected_grads = read_grads(model)
-    fused = FusedLoss(model)
+    fused = FusedLoss(model, is_in_head=is_in_head)
     with fused.over(row.target_index_K, row.target_ids_K):
         loss = model(**row.inputs, num_items_in_batch=torch.tensor(7)).loss
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)

@@ -90,7 +90,7 @@ def test_deepspeed_in_two_processes(make_values, train_ranks, stage):
     )
     assert "'adamw_torch' takes its place" in stopped["warnings"]
     assert ROWS in resumed["decisions"]
-    assert all((each in resumed["decisions"]) == (stage < 3) for each in (FUSED, LEAN))
+    assert all(each in resumed["decisions"] for each in (FUSED, LEAN))
     assert "resumes from checkpoint-2" in resumed["decisions"]
     assert_same_losses(resumed, plain)
     assert_whole_adapter(config["output_dir"])

@@ -30,7 +30,9 @@ STEP_ARGUMENTS = ("--workspace", "/w", "--attempt", "2", "--step", "train")
 
 
 def test_the_command_of_torchrun(monkeypatch):
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    for name in ("GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(9)))
     command = TorchrunLauncher().build_command(REQUEST)
 
     assert command.argv == (
@@ -38,7 +40,7 @@ def test_the_command_of_torchrun(monkeypatch):
         *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
         *("-m", "trainer_core.step_main", *STEP_ARGUMENTS),
     )
-    assert command.env == {"PYTHONSAFEPATH": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    assert command.env == {"PYTHONSAFEPATH": "1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "4"}
     assert (command.num_processes, command.stop_file) == (2, Path("/w/attempts/2/stop-train"))
 
 

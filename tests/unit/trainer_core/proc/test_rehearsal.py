@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 REPOSITORY = Path(__file__).parents[4]
 
 LOOK = """
@@ -78,6 +78,7 @@ def test_a_rehearsal_leaves_no_trace(tmp_path: Path, step: str, kind: str) -> No
     assert (seen["hub"], seen["modules"]) == ("/owner/hf/hub", "/owner/hf/modules")
 
 
+@pytest.mark.slow
 def test_where_there_may_be_gpus_bitsandbytes_is_loaded_when_they_are_known(tmp_path: Path) -> None:
     early, late = look("train", "cpu", tmp_path), look("train", "devices", tmp_path)
 

@@ -68,7 +68,11 @@ def test_a_resumed_training_is_the_straight_one(
 def test_a_resumed_training_is_the_straight_one_with_every_optimizer(
     make_config: MakeConfig, tmp_path: Path, events: RecordedEvents, optim: str
 ) -> None:
-    check_that_resuming_changes_nothing(make_config, tmp_path, events, {"optim": optim, "learning_rate": 1e-3})
+    options: dict[str, object] = {"optim": optim, "learning_rate": 1e-3}
+    if optim == "lomo":
+        # It updates within the backward pass.
+        options["gradient_accumulation_steps"] = 1
+    check_that_resuming_changes_nothing(make_config, tmp_path, events, options)
 
 
 def check_that_resuming_changes_nothing(
