@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from peft import PeftModel, PeftType
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
@@ -14,7 +16,7 @@ from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import is_row_batch
 from trainer_core.padding_free.rows import Row, split_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
-from trainer_core.trainers.parallel import describe_strategy
+from trainer_core.trainers.parallel import describe_strategy, keeps_weights_in_shards
 from trainer_core.trainers.quick_walks import QuickWalks
 from trainer_core.trainers.speed_meter import SpeedMeter
 
@@ -85,6 +87,23 @@ class RowTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
         return self.length_sampler or super()._get_train_sampler(train_dataset)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer; but below FSDP and DeepSpeed that copies a LoRA's base to host memory first, to write none of it."""
+        if self.args.push_to_hub or not self._keeps_adapter_in_parts():
+            super().save_model(output_dir, _internal_call=_internal_call)
+            return
+        # With FSDP all ranks have to take part.
+        assert self.model is not None
+        weights = {name: _gather(weight) for name, weight in self.model.named_parameters() if weight.requires_grad}
+        if self.args.should_save:
+            self._save(output_dir or self.args.output_dir, state_dict=weights)
+
+    def _keeps_adapter_in_parts(self) -> bool:
+        model: Any = self.model
+        if not isinstance(model, PeftModel) or model.active_peft_config.peft_type is not PeftType.LORA:
+            return False
+        return self.is_fsdp_enabled or (self.is_deepspeed_enabled and not keeps_weights_in_shards(self.args))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         """Counts the time that the training waits for its data."""
@@ -234,6 +253,12 @@ class RowTrainer(Trainer):
         counted = torch.tensor(number)
         torch.distributed.all_reduce(counted, group=self._host_group)
         return int(counted)
+
+
+def _gather(weight: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory, whole."""
+    whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return whole.detach().to("cpu", copy=True)
 
 
 class _RowLoader(DataLoader[Any]):
