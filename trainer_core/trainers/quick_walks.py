@@ -10,20 +10,21 @@ from torch import nn
 
 
 class QuickWalks:
-    """Takes the place of a model's `train` and `parameters` until `close`."""
+    """Takes the place of a model's `train`, and of its `parameters` where they stay the same, until `close`."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """`model`: as Trainer has prepared it, whole on each rank."""
+    def __init__(self, model: nn.Module, *, is_whole: bool) -> None:
+        """`model`: as Trainer has prepared it. `is_whole`: on each rank, not in shards that come and go."""
         self._model = model
         self._modules = list(model.modules())
         self._parameters = list(model.parameters())
         self._plain_train = model.train
         self._plain_parameters = model.parameters
-        vars(model).update(train=self._train, parameters=self._iterate)
+        self._replaced = {"train": self._train, **({"parameters": self._iterate} if is_whole else {})}
+        vars(model).update(self._replaced)
 
     def close(self) -> None:
         """Leaves the model as it was."""
-        for name in ("train", "parameters"):
+        for name in self._replaced:
             del vars(self._model)[name]
 
     def _train(self, mode: bool = True) -> nn.Module:

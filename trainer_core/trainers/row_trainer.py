@@ -89,7 +89,7 @@ class RowTrainer(Trainer):
         return self.length_sampler or super()._get_train_sampler(train_dataset)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer; but below FSDP and DeepSpeed that copies a LoRA's base to host memory first, to write none of it."""
+        """As Trainer, which below FSDP and DeepSpeed copies a LoRA's base to host memory as well: not here."""
         if self.args.push_to_hub or not self._keeps_adapter_in_parts():
             super().save_model(output_dir, _internal_call=_internal_call)
             return
@@ -124,8 +124,8 @@ class RowTrainer(Trainer):
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Runs the rows of a step, or one padded batch. Out of memory: begins the step anew in smaller parts."""
-        if self._walks is None and describe_strategy(model) in ("single", "ddp"):
-            self._walks = QuickWalks(model)
+        if self._walks is None:
+            self._walks = QuickWalks(model, is_whole=describe_strategy(model) in ("single", "ddp"))
         batches = [inputs]
         while True:
             parts: list[Any] = []

@@ -109,7 +109,7 @@ def test_walks_over_a_model_see_what_the_model_shows(tmp_path):
     model = LlamaForCausalLM.from_pretrained(build_tiny_llama(tmp_path))
     weights = [id(weight) for weight in model.parameters()]
     own = [id(weight) for weight in model.parameters(recurse=False)]
-    walks = QuickWalks(model)
+    walks = QuickWalks(model, is_whole=True)
 
     assert [id(weight) for weight in model.parameters()] == weights
     assert [id(weight) for weight in model.parameters(recurse=False)] == own
@@ -124,6 +124,17 @@ def test_walks_over_a_model_see_what_the_model_shows(tmp_path):
     walks.close()
     assert not {"train", "parameters"} & set(vars(model))
     assert [id(weight) for weight in model.parameters()] == weights
+
+
+def test_weights_in_shards_are_looked_up_each_time():
+    model = nn.Sequential(nn.Linear(2, 2))
+    walks = QuickWalks(model, is_whole=False)
+
+    model[0].weight = nn.Parameter(torch.zeros(2, 2))
+    assert model[0].weight is next(model.parameters())
+    assert not model.train(False)[0].training
+    walks.close()
+    assert "train" not in vars(model)
 
 
 def test_ddp_need_not_look_for_weights_that_are_all_used():
