@@ -1,7 +1,7 @@
 """What Trainer asks a model for in every step, answered from lists.
 
-Modules and weights do not change while a model is trained; to walk over the 1,500 modules of eight billion parameters
-with adapters takes Python 5 ms each time, in which the GPU waits.
+Modules and weights do not change while a model is trained; to walk over the 2,665 modules of 32 layers with LoRA on
+each linear one takes Python 3 ms for the weights and 7 ms for `train`, in which the GPU waits.
 """
 
 from collections.abc import Iterator
