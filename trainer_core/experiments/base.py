@@ -31,9 +31,11 @@ from trainer_core.trainers.parallel import (
     apply_fsdp_on_cpu,
     check_parallel,
     is_sharded,
+    save_in_shards,
     stop_sharding_loads,
     sum_gradients_in_fp32,
 )
+from trainer_core.trainers.row_trainer import RowTrainer
 from trainer_core.trainers.running import run_training
 from trainer_core.trainers.stop_callback import StopCallback
 from trainer_core.trainers.tracking.building import build_tracking_callback, check_trackers
@@ -213,6 +215,8 @@ class Experiment(SpeedUps):
         )
         apply_fsdp_on_cpu(trainer)
         sum_gradients_in_fp32(trainer)
+        if isinstance(trainer, RowTrainer):
+            save_in_shards(trainer)
         trainer.add_callback(StrategyCallback(trainer, config=self.config, events=self.context.events))
         self._stop_callback = StopCallback(self.context.stop)
         trainer.add_callback(EventCallback(self.context.events, speed=getattr(trainer, "speed", None)))

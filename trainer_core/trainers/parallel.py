@@ -210,6 +210,17 @@ def sum_gradients_in_fp32(trainer: Trainer) -> None:
         plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
 
 
+def save_in_shards(trainer: Trainer) -> None:
+    """Has each rank of FSDP write and read its own part of what a resumed training needs, all at the same time.
+
+    For a trainer that gathers the weights which it saves for others by itself: Trainer would then save none.
+    """
+    plugin: Any = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        plugin.state_dict_config = plugin.optim_state_dict_config = None
+        plugin.set_state_dict_type("SHARDED_STATE_DICT")
+
+
 def describe_strategy(model: nn.Module) -> str:
     """How a model that Trainer has prepared is trained: `zero-<stage>`, `fsdp`, `ddp` or `single`."""
     from torch.distributed.fsdp import FSDPModule

@@ -59,6 +59,8 @@ class RowTrainer(Trainer):
         self._walks: QuickWalks | None = None
         self._host_group: Any = None
         super().__init__(*args, **kwargs)
+        assert self.model is not None
+        self._dtypes = {name: weight.dtype for name, weight in self.model.named_parameters()}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer."""
@@ -89,21 +91,36 @@ class RowTrainer(Trainer):
         return self.length_sampler or super()._get_train_sampler(train_dataset)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer, which below FSDP and DeepSpeed copies a LoRA's base to host memory as well: not here."""
-        if self.args.push_to_hub or not self._keeps_adapter_in_parts():
+        """As Trainer, but of a LoRA below FSDP and DeepSpeed no base is copied to host memory, and FSDP's fp32 masters
+        are written in the types that the weights came in."""
+        if not self._gathers_weights():
             super().save_model(output_dir, _internal_call=_internal_call)
             return
-        # With FSDP all ranks have to take part.
         assert self.model is not None
-        weights = {name: _gather(weight) for name, weight in self.model.named_parameters() if weight.requires_grad}
+        trained = dict(self.model.named_parameters())
+        state = {
+            name: weight
+            for name, weight in self.model.state_dict().items()
+            if not self._is_lora or (name in trained and trained[name].requires_grad)
+        }
+        # With FSDP all ranks take part, tensor by tensor, and rank 0 alone keeps what comes.
+        whole: dict[str, torch.Tensor] = {}
+        for name, weight in state.items():
+            gathered = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            if self.args.should_save:
+                whole[name] = gathered.detach().to("cpu", self._dtypes.get(name, gathered.dtype), copy=True)
         if self.args.should_save:
-            self._save(output_dir or self.args.output_dir, state_dict=weights)
+            self._save(output_dir or self.args.output_dir, state_dict=whole)
 
-    def _keeps_adapter_in_parts(self) -> bool:
+    def _gathers_weights(self) -> bool:
+        if self.is_fsdp_enabled:
+            return True
+        return self._is_lora and self.is_deepspeed_enabled and not keeps_weights_in_shards(self.args)
+
+    @property
+    def _is_lora(self) -> bool:
         model: Any = self.model
-        if not isinstance(model, PeftModel) or model.active_peft_config.peft_type is not PeftType.LORA:
-            return False
-        return self.is_fsdp_enabled or (self.is_deepspeed_enabled and not keeps_weights_in_shards(self.args))
+        return isinstance(model, PeftModel) and model.active_peft_config.peft_type is PeftType.LORA
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         """Counts the time that the training waits for its data."""
@@ -253,12 +270,6 @@ class RowTrainer(Trainer):
         counted = torch.tensor(number)
         torch.distributed.all_reduce(counted, group=self._host_group)
         return int(counted)
-
-
-def _gather(weight: torch.Tensor) -> torch.Tensor:
-    """A copy in host memory, whole."""
-    whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
-    return whole.detach().to("cpu", copy=True)
 
 
 class _RowLoader(DataLoader[Any]):

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from tests.support.tiny_models import iterate_sentences
 from tests.unit.trainer_core.parallel.conftest import DEEPSPEED, TORCHRUN, run_program
@@ -62,15 +64,27 @@ def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped
 
 
 @pytest.mark.slow
-def test_fsdp_of_all_weights_in_its_other_strategy(make_values, train_ranks):
-    (outcome,) = train_ranks([{"config": make_values("fsdp", fsdp_strategy="shard_grad_op", learning_rate=1e-4)}])
+def test_fsdp_of_all_weights_in_its_other_strategy_goes_on_where_it_stopped(make_values, train_ranks):
+    config = make_values("fsdp", fsdp_strategy="shard_grad_op", learning_rate=1e-4)
+    stopped, outcome, again = train_ranks([{"config": config, "stop_at": 2}, {"config": config}, {"config": config}])
     (plain,) = train_ranks(
         [{"config": make_values("plain", per_device_train_batch_size=4, learning_rate=1e-4)}], launcher=()
     )
 
-    assert outcome["strategies"] == ["fsdp"]
+    assert (stopped["stopped"], outcome["strategies"]) == (True, ["fsdp"])
+    assert "resumes from checkpoint-2" in outcome["decisions"]
+    assert "resumes from checkpoint-4" in again["decisions"]
     assert_same_losses(outcome, plain)
-    assert (Path(make_values("fsdp")["output_dir"]) / "model.safetensors").stat().st_size > 4 * 393_856
+    checkpoint = newest_complete_checkpoint(config["output_dir"])
+    # Each rank has written its own part of what only a resumed training needs.
+    assert {path.name for path in (checkpoint / "optimizer_0").glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
+    expected = load_file(Path(make_values("plain")["output_dir"]) / "model.safetensors")
+    for folder in (Path(config["output_dir"]), checkpoint):
+        weights = load_file(folder / "model.safetensors")
+        assert {name: weight.dtype for name, weight in weights.items()} == {
+            name: weight.dtype for name, weight in expected.items()
+        }
+        assert all(torch.allclose(weights[name], expected[name], atol=1e-4) for name in expected)
 
 
 @pytest.mark.slow
