@@ -14,7 +14,7 @@ from trainer_core.context import ArtifactFolder, ArtifactName, StepResult
 from trainer_core.file_modes import share_files
 from trainer_core.models.adapter_files import name_base_model
 from trainer_core.trainers.checkpoint_callback import ARGUMENTS_PICKLE
-from trainer_core.trainers.parallel import is_prepared
+from trainer_core.trainers.parallel import is_prepared, wait_for_ranks
 from trainer_core.trainers.saved_weights import check_saved_weights
 from trainer_core.types import JsonValue
 
@@ -58,6 +58,7 @@ def save_final_weights(
         mark_incomplete(output_dir)
     if is_prepared(trainer):
         trainer.save_model(str(output_dir))
+        wait_for_ranks()
     elif checkpoint is not None and trainer.is_world_process_zero():
         _copy_weights(checkpoint, output_dir)
     if not trainer.is_world_process_zero():

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.checkpoints import mark_complete, remove_old_checkpoints
 from trainer_core.context import EventSink
+from trainer_core.trainers.parallel import wait_for_ranks
 
 ARGUMENTS_PICKLE = "training_args.bin"
 """Trainer's pickle of its arguments: never needed again, and the place where tokens used to lie."""
@@ -26,8 +26,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Runs on every rank; ranks save random states of their own, so that rank 0 waits for all of them."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
+        wait_for_ranks()
         if not state.is_world_process_zero:
             return
         output_dir = Path(str(args.output_dir))

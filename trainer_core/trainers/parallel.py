@@ -221,6 +221,12 @@ def save_in_shards(trainer: Trainer) -> None:
         plugin.set_state_dict_type("SHARDED_STATE_DICT")
 
 
+def wait_for_ranks() -> None:
+    """Until all have come this far, with their GPUs: who ends while others gather from it has them wait for ever."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def describe_strategy(model: nn.Module) -> str:
     """How a model that Trainer has prepared is trained: `zero-<stage>`, `fsdp`, `ddp` or `single`."""
     from torch.distributed.fsdp import FSDPModule

@@ -3,9 +3,12 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed
 from accelerate.state import AcceleratorState
 from transformers import TrainerCallback
 
@@ -15,7 +18,7 @@ from trainer_core.context import StepContext
 from trainer_core.enums import Step
 from trainer_core.errors import StepInterrupted
 from trainer_core.experiments import Experiment, experiments_registry
-from trainer_core.ranks import find_rank
+from trainer_core.ranks import count_ranks, find_rank
 from trainer_core.steps.train import train
 
 
@@ -41,18 +44,34 @@ class StoppedExperiment(Experiment):
         self.trainer.callback_handler.callbacks.insert(0, Stopper(self.context, self.stop_at))
 
 
+class SlowlySavingExperiment(Experiment):
+    """Takes its time to write what it saves, which the first rank alone does."""
+
+    def before_train(self) -> None:
+        trainer: Any = self.trainer
+        save = trainer._save
+
+        def save_slowly(*args: Any, **kwargs: Any) -> None:
+            time.sleep(1.5)
+            save(*args, **kwargs)
+
+        trainer._save = save_slowly
+
+
 def run_scenario(scenario: dict[str, Any]) -> dict[str, Any]:
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     AcceleratorState._reset_state(reset_partial_state=True)
     StoppedExperiment.stop_at = scenario.get("stop_at", 0)
     events = RecordedEvents()
-    config = build_config({**scenario["config"], "experiment_key": "stopped" if "stop_at" in scenario else "base"})
+    experiment_key = "stopped" if "stop_at" in scenario else scenario.get("experiment_key", "base")
+    config = build_config({**scenario["config"], "experiment_key": experiment_key})
     context = StepContext(step=Step.TRAIN, events=events)
     outcome: dict[str, Any] = {"losses": [], "stopped": False, "error": None}
     try:
         outcome["losses"] = get_losses(train(config, train_dataset=make_dataset(32), context=context))
     except StepInterrupted:
         outcome["stopped"] = True
+    outcome["ends_apart"] = measure_ends()
     outcome["strategies"] = [data["strategy"] for data in events.of_type("decision") if "strategy" in data]
     outcome["wrappers"] = [data["wrapper"] for data in events.of_type("decision") if "wrapper" in data]
     outcome["decisions"] = events.messages("decision")
@@ -61,7 +80,17 @@ def run_scenario(scenario: dict[str, Any]) -> dict[str, Any]:
     return outcome
 
 
+def measure_ends() -> float:
+    """Seconds between the first and the last rank to come here."""
+    if count_ranks() == 1:
+        return 0.0
+    ends: list[Any] = [None] * count_ranks()
+    torch.distributed.all_gather_object(ends, time.monotonic())
+    return float(max(ends) - min(ends))
+
+
 if __name__ == "__main__":
+    experiments_registry.add(key="slow", value=SlowlySavingExperiment)
     experiments_registry.add(key="stopped", value=StoppedExperiment)
     outcomes = [run_scenario(each) for each in json.loads(sys.argv[-2])]
     if find_rank() == 0:
