@@ -35,6 +35,7 @@ from bench.gpu_faults import (
 from bench.results_file import FOLDER, write_result
 from bench.train import find_device_name
 from bench.train_cases import CASES
+from bench.train_systems import read_versions
 from trainer_core.attempt.outcome import AttemptResult, read_result
 from trainer_core.enums import Step
 from trainer_core.events import EventRecord
@@ -65,7 +66,7 @@ NUM_STEPS = 20
 NUM_WARMUP_STEPS = 8
 SAVE_EVERY = 10
 NUM_FAULT_STEPS = 40
-START_SECONDS = 240.0
+JOB_SECONDS = 300.0
 LARGEST_DIFFERENCE = {"8b-lora": 0.005, "1b-full": 0.02}
 """Between the losses of a strategy and of one GPU, relative: some strategies have fp32 masters of 16-bit weights."""
 SETUP = "random weights, log-normal lengths, a row of 16,384 tokens a GPU and step; medians of steps 9 to 20"
@@ -147,6 +148,7 @@ def main() -> int:
                 step()
                 figures = {
                     **{"gpus": list_gpus(), "num_gpus": options.num_gpus, "scale": options.scale},
+                    "versions": read_versions(),
                     "activation_memory_budget_gib": options.activation_budget,
                     **{"runs": [asdict(run) for run in bench.runs.values()], "faults": bench.faults},
                 }
@@ -271,7 +273,7 @@ def kill_rank(strategy: str, bench: Bench) -> None:
     started_at = time.time()
     holder = hold(workspace, 2, gpus=range(bench.num_gpus))
     try:
-        wait_until(lambda: holder.poll() is not None, seconds=START_SECONDS)
+        wait_until(lambda: holder.poll() is not None, seconds=JOB_SECONDS)
     finally:
         end(workspace, holder)
     events = read_events(workspace, 2)
@@ -319,13 +321,14 @@ def finish(bench: Bench, name: str, workspace: Workspace, holder: Any, *, num_gp
     """Waits for a job's end and reads what its events tell."""
     run = bench.runs[name] = Run(name, num_gpus)
     try:
-        wait_until(lambda: holder.poll() is not None, seconds=START_SECONDS, is_fatal=False)
+        wait_until(lambda: holder.poll() is not None, seconds=JOB_SECONDS, is_fatal=False)
     finally:
         end(workspace, holder)
     result = read_attempt(workspace, 1)
     if result is None or result.status != "succeeded":
         output = workspace.attempt(1).output.read_text()[-1500:]
-        run.problems.append(f"the job did not succeed: {None if result is None else result.error}: {output}")
+        cause = f"it was not over after {JOB_SECONDS:.0f} s" if result is None else result.error
+        run.problems.append(f"the job did not succeed: {cause}: {output}")
         return run
     events = read_events(workspace, 1)
     metrics = [event for event in events if is_loss(event)]
@@ -375,7 +378,7 @@ def wait_for_step(workspace: Workspace, holder: Any, *, step: int) -> None:
     """Until the first attempt has told of a training step. Raises SystemExit when it ends before."""
     wait_until(
         lambda: holder.poll() is not None or find_told_step(workspace, 1) >= step,
-        seconds=START_SECONDS,
+        seconds=JOB_SECONDS,
     )
     if holder.poll() is not None:
         raise SystemExit(f"the training ended by itself:\n{workspace.attempt(1).output.read_text()[-4000:]}")

@@ -16,7 +16,10 @@ from bench.train_cases import CASES, LEVERS, MAX_LENGTH, Case, build_model, buil
 from bench.train_measuring import LOSS_STEPS, Meter, build_watch, find_device, reset_peak, summarize
 from bench.train_peers import run_hf_trainer, run_trl, run_unsloth
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "liger-kernel", "bitsandbytes", "unsloth", "triton")
+PACKAGES = (
+    *("torch", "triton", "transformers", "peft", "accelerate", "deepspeed", "liger-kernel", "bitsandbytes"),
+    *("trl", "unsloth"),
+)
 
 
 def run_finesmith(case: Case, options: dict[str, Any], *, is_loss_run: bool) -> dict[str, Any]:
