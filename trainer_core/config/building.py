@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -57,10 +58,16 @@ def build_config_schema(config_cls: type[Config] = Config) -> "dict[str, JsonVal
 
 def build_config(values: Mapping[str, object], config_cls: type[Config] = Config) -> Config:
     """A validated Config. Raises ConfigError with every problem that was found."""
+    problems = list(_find_booleans(values))
+    refused = {problem.param for problem in problems}
+    kept = {name: value for name, value in values.items() if name not in refused}
     try:
-        return config_adapter(config_cls).validate_python(dict(values))
+        config = config_adapter(config_cls).validate_python(kept)
     except ValidationError as error:
-        raise ConfigError(list(_list_problems(error, config_cls))) from None
+        raise ConfigError([*problems, *_list_problems(error, config_cls)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
 def find_problems(values: Mapping[str, object], config_cls: type[Config] = Config) -> list[Problem]:
@@ -76,6 +83,20 @@ def dump_config(config: Config) -> "dict[str, JsonValue]":
     """The Config as JSON values, every key present, secrets None: what may be stored, logged and answered."""
     values: dict[str, Any] = config_adapter(type(config)).dump_python(config, mode="json")
     return values | dict.fromkeys(SECRET_FIELDS)
+
+
+def _find_booleans(values: Mapping[str, object]) -> Iterator[Problem]:
+    """Python's True is a 1: `max_steps: true` would train a single step."""
+    for name in (name for name, value in values.items() if isinstance(value, bool)):
+        if name in _list_numbers():
+            yield Problem(f"{name}: input should be a number, not a boolean", name, "invalid_type")
+
+
+@cache
+def _list_numbers() -> frozenset[str]:
+    """Config's own keys that take a number and no boolean."""
+    kinds = {name: {hint, *get_args(hint)} for name, hint in get_type_hints(Config).items()}
+    return frozenset(name for name, each in kinds.items() if each & {int, float} and bool not in each)
 
 
 def _list_problems(error: ValidationError, config_cls: type[Config]) -> Iterator[Problem]:

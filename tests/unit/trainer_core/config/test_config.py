@@ -39,6 +39,8 @@ def test_every_field_says_what_it_means() -> None:
         ({"lora_rank": 0}, "lora_rank", "invalid_value", "greater than or equal to 1"),
         ({"max_steps": 10**400}, "max_steps", "invalid_value", "less than or equal to 2147483647"),
         ({"lora_rank": None}, "lora_rank", "invalid_type", "integer"),
+        ({"max_steps": True}, "max_steps", "invalid_type", "not a boolean"),
+        ({"learning_rate": False}, "learning_rate", "invalid_type", "not a boolean"),
         ({"apply_lora": "perhaps"}, "apply_lora", "invalid_type", "boolean"),
         ({"lora_dropout": 1.0}, "lora_dropout", "invalid_value", "less than 1"),
         ({"learning_rate": float("nan")}, "learning_rate", "invalid_value", "finite"),
