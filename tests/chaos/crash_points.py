@@ -35,7 +35,7 @@ _ALL = (
     # The server: a submission.
     CrashPoint("submit-stored-not-committed", "app.jobs.owner_side:OwnerSide.store", "after", is_quick=True),
     CrashPoint("submit-committed-not-woken", "app.jobs.operations:JobOperations._wake", "before"),
-    CrashPoint("group-not-committed", "app.db.group_commit:_try", "after"),
+    CrashPoint("group-not-committed", "app.db.group_commit:_run", "after"),
     CrashPoint("group-committed-not-answered", "app.db.group_commit:_deliver", "before"),
     # The server: its reconciler.
     CrashPoint("dispatch-marked-not-committed", "app.jobs.fleet:mark_dispatched", "after", scene="lost worker"),
