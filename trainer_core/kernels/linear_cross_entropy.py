@@ -35,9 +35,14 @@ class _SumCrossEntropy(torch.autograd.Function):
         weight_grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
         bias_grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs_bias else None
         size = max(1, _CHUNK_BYTES.get(hidden_KH.device.type, 1 << 30) // (4 * weight_VH.shape[0]))
+        # One place for the logits of all chunks: on a CPU new memory costs as much as the product that fills it.
+        place_CV = hidden_KH.new_empty(min(size, hidden_KH.shape[0]), weight_VH.shape[0], dtype=weight_VH.dtype)
         for start in range(0, hidden_KH.shape[0], size):
             chunk = slice(start, start + size)
-            logits_CV = torch.nn.functional.linear(hidden_KH[chunk], weight_VH, bias_V).float()
+            logits_CV = torch.mm(hidden_KH[chunk], weight_VH.T, out=place_CV[: hidden_KH[chunk].shape[0]])
+            if bias_V is not None:
+                logits_CV += bias_V
+            logits_CV = logits_CV.float()
             picked_C = logits_CV.gather(1, targets_K[chunk, None])[:, 0]
             largest_C1 = logits_CV.amax(-1, keepdim=True)
             # The probabilities take the logits' place, and then the gradient theirs: 1 less where the target is.
@@ -53,7 +58,9 @@ class _SumCrossEntropy(torch.autograd.Function):
             slopes_CV = slopes_CV.to(weight_VH.dtype)
             if hidden_grad_KH is not None:
                 torch.mm(slopes_CV, weight_VH, out=hidden_grad_KH[chunk])
-            if weight_grad_VH is not None:
+            if weight_grad_VH is not None and weight_grad_VH.dtype == slopes_CV.dtype:
+                weight_grad_VH.addmm_(slopes_CV.T, hidden_KH[chunk])
+            elif weight_grad_VH is not None:
                 weight_grad_VH += slopes_CV.T @ hidden_KH[chunk]
         ctx.weight_dtype = weight_VH.dtype
         ctx.save_for_backward(hidden_grad_KH, weight_grad_VH, bias_grad_V)
