@@ -91,31 +91,30 @@ class RowTrainer(Trainer):
         return self.length_sampler or super()._get_train_sampler(train_dataset)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer, but of a LoRA below FSDP and DeepSpeed no base is copied to host memory, and FSDP's fp32 masters
-        are written in the types that the weights came in."""
+        """As Trainer, but below FSDP and DeepSpeed no base of a LoRA is copied to host memory, tied weights are written
+        once, and all weights in the types that they came in, whatever the masters' is."""
         if not self._gathers_weights():
             super().save_model(output_dir, _internal_call=_internal_call)
             return
         assert self.model is not None
-        trained = dict(self.model.named_parameters())
-        state = {
-            name: weight
-            for name, weight in self.model.state_dict().items()
-            if not self._is_lora or (name in trained and trained[name].requires_grad)
-        }
         # With FSDP all ranks take part, tensor by tensor, and rank 0 alone keeps what comes.
         whole: dict[str, torch.Tensor] = {}
-        for name, weight in state.items():
-            gathered = weight.full_tensor() if isinstance(weight, DTensor) else weight
-            if self.args.should_save:
-                whole[name] = gathered.detach().to("cpu", self._dtypes.get(name, gathered.dtype), copy=True)
+        copies: dict[int, torch.Tensor] = {}
+        for name, weight in self.model.state_dict(keep_vars=True).items():
+            if self._is_lora and not weight.requires_grad:
+                continue
+            if id(weight) not in copies:
+                gathered = weight.full_tensor() if isinstance(weight, DTensor) else weight
+                dtype = self._dtypes.get(name, gathered.dtype)
+                copies[id(weight)] = (
+                    gathered.detach().to("cpu", dtype, copy=True) if self.args.should_save else torch.empty(0)
+                )
+            whole[name] = copies[id(weight)]
         if self.args.should_save:
             self._save(output_dir or self.args.output_dir, state_dict=whole)
 
     def _gathers_weights(self) -> bool:
-        if self.is_fsdp_enabled:
-            return True
-        return self._is_lora and self.is_deepspeed_enabled and not keeps_weights_in_shards(self.args)
+        return self.is_fsdp_enabled or (self.is_deepspeed_enabled and not keeps_weights_in_shards(self.args))
 
     @property
     def _is_lora(self) -> bool:
@@ -228,10 +227,12 @@ class RowTrainer(Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         rows = [row.to(self.args.device, non_blocking=True) for row in inputs["rows"]]
         num_targets = max(1, sum(row.num_targets for row in rows))
+        # compute_loss takes the number to be that of all ranks, whose losses are averaged later.
+        num_items = num_targets * (self.args.world_size if self.args.average_tokens_across_devices else 1)
         losses = []
         for row in rows:
             with torch.no_grad(), self.compute_loss_context_manager(), self._running(row):
-                loss: Any = self.compute_loss(model, dict(row.inputs), num_items_in_batch=num_targets)
+                loss: Any = self.compute_loss(model, dict(row.inputs), num_items_in_batch=num_items)
                 losses.append(loss)
         return torch.stack(losses).sum().detach(), None, None
 

@@ -7,9 +7,15 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.training_args import OptimizerNames
 
+from trainer_core.errors import ConfigError, Problem
 from trainer_core.trainers.optimizer_choice import find_state_classes
-from trainer_core.trainers.parallel import is_prepared
+from trainer_core.trainers.parallel import is_prepared, keeps_weights_in_shards
 from trainer_core.trainers.tracking.callback import TrackingCallback
+
+_FSDP = "fsdp_strategy"
+_STAGE_3 = "deepspeed_stage=3"
+_STAGES_1_2 = "deepspeed_stage 1 or 2"
+_PLAIN = "whole weights in each process"
 
 
 def run_training(trainer: Trainer, *, resume_from: Path | None) -> None:
@@ -41,9 +47,43 @@ def _run(trainer: Trainer, *, resume_from: Path | None) -> None:
         trainer.state = state
         _load_averages(trainer, checkpoint=resume_from)
         return
+    check_strategy(trainer, resume_from)
     # torch reads classes that it knows only; these are from the package that the optimizer itself is from.
     with torch.serialization.safe_globals(find_state_classes(str(OptimizerNames(trainer.args.optim).value))):
         trainer.train(resume_from_checkpoint=str(resume_from))
+
+
+def check_strategy(trainer: Trainer, checkpoint: Path) -> None:
+    """The optimizer's state is laid out as the strategy wants it. Raises ConfigError for a checkpoint of another one:
+    Trainer would go on without that state, or end in an error of the library that reads it."""
+    saved, wanted = _name_saved_strategy(checkpoint), _name_strategy(trainer)
+    if saved is None or saved == wanted:
+        return
+    param = "fsdp_strategy" if "fsdp_strategy" in (saved, wanted) else "deepspeed_stage"
+    message = (
+        f"{checkpoint.name} was saved by a training with {saved}, and this one is with {wanted}: the optimizer's state "
+        "cannot be carried over; train as before, or begin anew in another output_dir"
+    )
+    raise ConfigError([Problem(message, param, "conflict")])
+
+
+def _name_strategy(trainer: Trainer) -> str:
+    if trainer.is_fsdp_enabled:
+        return _FSDP
+    if trainer.is_deepspeed_enabled:
+        return _STAGE_3 if keeps_weights_in_shards(trainer.args) else _STAGES_1_2
+    return _PLAIN
+
+
+def _name_saved_strategy(checkpoint: Path) -> str | None:
+    """By what lies in a checkpoint; None: nothing that tells."""
+    if any(checkpoint.glob("optimizer_*/.metadata")) or (checkpoint / "optimizer.bin").is_file():
+        return _FSDP
+    if any(checkpoint.glob("global_step*/zero_pp_rank_*_model_states.pt")):
+        return _STAGE_3
+    if any(checkpoint.glob("global_step*/*_optim_states.pt")):
+        return _STAGES_1_2
+    return _PLAIN if (checkpoint / OPTIMIZER_NAME).is_file() else None
 
 
 def _count_total_steps(trainer: Trainer) -> int:

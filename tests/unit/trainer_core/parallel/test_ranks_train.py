@@ -9,12 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.support.tiny_models import iterate_sentences
+from tests.support.tiny_models import build_tiny_llama, iterate_sentences
 from tests.unit.trainer_core.parallel.conftest import DEEPSPEED, TORCHRUN, run_program
 from trainer_core.checkpoints import newest_complete_checkpoint
 
 pytestmark = pytest.mark.timeout(900)
 LORA = {"apply_lora": True, "learning_rate": 1e-3}
+# A sample at a time, so that each counts as much whichever rank has it.
+EVAL = {"do_eval": True, "eval_steps": 2, "per_device_eval_batch_size": 1}
 ROWS = "lays samples end to end in rows of up to 96 tokens, without padding"
 FUSED = "computes the loss without holding all logits"
 LEAN = "casts the adapter's matrices, not the activations"
@@ -41,14 +43,18 @@ def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped
     ddp_again = make_values("ddp again", **LORA)
     ddp, _, ddp_resumed, stopped, resumed = train_ranks(
         [
-            {"config": make_values("ddp", **LORA)},
+            {"config": make_values("ddp", **LORA, **EVAL)},
             *({"config": ddp_again, "stop_at": 2}, {"config": ddp_again}),
             *({"config": fsdp, "stop_at": 2}, {"config": fsdp}),
         ]
     )
-    (plain,) = train_ranks([{"config": make_values("plain", **LORA, per_device_train_batch_size=4)}], launcher=())
+    (plain,) = train_ranks(
+        [{"config": make_values("plain", **LORA, **EVAL, per_device_train_batch_size=4)}], launcher=()
+    )
 
     assert plain["strategies"] == []
+    assert len(plain["eval_losses"]) == 2
+    assert ddp["eval_losses"] == pytest.approx(plain["eval_losses"], abs=1e-4)
     assert (ddp["strategies"], ddp["wrappers"]) == (["ddp"], ["DistributedDataParallel"])
     assert_same_losses(ddp, plain)
     assert_whole_adapter(make_values("ddp")["output_dir"])
@@ -64,11 +70,19 @@ def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped
 
 
 @pytest.mark.slow
-def test_fsdp_of_all_weights_in_its_other_strategy_goes_on_where_it_stopped(make_values, train_ranks):
+def test_fsdp_of_all_weights_in_its_other_strategy_goes_on_where_it_stopped(make_values, train_ranks, tmp_path):
     config = make_values("fsdp", fsdp_strategy="shard_grad_op", learning_rate=1e-4)
-    stopped, outcome, again = train_ranks(
-        [{"config": config, "stop_at": 2}, {"config": config, "experiment_key": "slow"}, {"config": config}]
+    tied = build_tiny_llama(tmp_path / "tied", tie_word_embeddings=True)
+    tied_config = make_values("fsdp tied", model_name_or_path=str(tied), fsdp_strategy="full_shard", max_steps=1)
+    stopped, outcome, again, _ = train_ranks(
+        [
+            *({"config": config, "stop_at": 2}, {"config": config, "experiment_key": "slow"}, {"config": config}),
+            {"config": tied_config},
+        ]
     )
+    tied_weights = load_file(Path(tied_config["output_dir"]) / "model.safetensors")
+    assert "lm_head.weight" not in tied_weights
+    assert "model.embed_tokens.weight" in tied_weights
     (plain,) = train_ranks(
         [{"config": make_values("plain", per_device_train_batch_size=4, learning_rate=1e-4)}], launcher=()
     )

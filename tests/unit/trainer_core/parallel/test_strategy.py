@@ -13,6 +13,7 @@ from trainer_core.config import build_config
 from trainer_core.errors import ConfigError
 from trainer_core.trainers import parallel
 from trainer_core.trainers.parallel import StrategyCallback, StrategyError, build_parallel_options, check_parallel
+from trainer_core.trainers.running import check_strategy
 from trainer_core.trainers.saved_weights import IncompleteWeightsError, check_saved_weights
 
 
@@ -153,3 +154,37 @@ def test_a_model_without_some_of_its_weights_is_an_error(tiny_llama, tmp_path):
 
     with pytest.raises(IncompleteWeightsError, match=r"had 393,856 in training"):
         check_saved_weights(tmp_path, model=model)
+
+
+@pytest.mark.parametrize(
+    ("files", "fsdp", "stage", "param"),
+    [
+        (["optimizer_0/.metadata"], True, None, None),
+        (["optimizer_0/.metadata"], False, None, "fsdp_strategy"),
+        (["optimizer.pt"], True, None, "fsdp_strategy"),
+        (["optimizer.pt"], False, None, None),
+        (["optimizer.pt"], False, 2, "deepspeed_stage"),
+        (["global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt"], False, 2, None),
+        (["global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt"], False, None, "deepspeed_stage"),
+        (["global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt"], False, 3, "deepspeed_stage"),
+        (["global_step4/zero_pp_rank_0_mp_rank_00_model_states.pt"], False, 3, None),
+        (["global_step4/zero_pp_rank_0_mp_rank_00_model_states.pt"], True, None, "fsdp_strategy"),
+        (["adapter_model.safetensors"], False, 2, None),
+    ],
+)
+def test_a_checkpoint_of_another_strategy_is_refused_by_name(tmp_path, files, fsdp, stage, param):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    settings = None if stage is None else SimpleNamespace(is_zero3=lambda: stage == 3)
+    trainer = SimpleNamespace(
+        is_fsdp_enabled=fsdp,
+        is_deepspeed_enabled=stage is not None,
+        args=SimpleNamespace(hf_deepspeed_config=settings),
+    )
+    if param is None:
+        check_strategy(trainer, tmp_path)
+        return
+    with pytest.raises(ConfigError, match="was saved by a training with") as caught:
+        check_strategy(trainer, tmp_path)
+    assert caught.value.problems[0].param == param

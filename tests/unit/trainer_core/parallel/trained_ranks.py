@@ -68,7 +68,11 @@ def run_scenario(scenario: dict[str, Any]) -> dict[str, Any]:
     context = StepContext(step=Step.TRAIN, events=events)
     outcome: dict[str, Any] = {"losses": [], "stopped": False, "error": None}
     try:
-        outcome["losses"] = get_losses(train(config, train_dataset=make_dataset(32), context=context))
+        eval_dataset = make_dataset(8) if config.do_eval else None
+        experiment = train(config, make_dataset(32), eval_dataset, context=context)
+        outcome["losses"] = get_losses(experiment)
+        history = experiment.trainer.state.log_history  # type: ignore[union-attr]
+        outcome["eval_losses"] = [record["eval_loss"] for record in history if "eval_loss" in record]
     except StepInterrupted:
         outcome["stopped"] = True
     outcome["ends_apart"] = measure_ends()
