@@ -59,7 +59,7 @@ def check_strategy(trainer: Trainer, checkpoint: Path) -> None:
     saved, wanted = _name_saved_strategy(checkpoint), _name_strategy(trainer)
     if saved is None or saved == wanted:
         return
-    param = "fsdp_strategy" if "fsdp_strategy" in (saved, wanted) else "deepspeed_stage"
+    param = _FSDP if _FSDP in (saved, wanted) else "deepspeed_stage"
     message = (
         f"{checkpoint.name} was saved by a training with {saved}, and this one is with {wanted}: the optimizer's state "
         "cannot be carried over; train as before, or begin anew in another output_dir"
