@@ -106,7 +106,8 @@ def main() -> int:
 
 
 def hold(root: Path, attempt: int) -> int:
-    """The starter: what a worker's pool process is to a pipeline. Hands SIGTERM on, as a supervisor does."""
+    """The starter: what a worker's pool process is to a pipeline. SIGTERM asks it to stop, SIGUSR1 kills it with
+    all that it started, as a supervisor does whose job is cancelled without a last checkpoint."""
     become_subreaper()
     process = serve_attempt(
         Workspace(root),
@@ -117,6 +118,8 @@ def hold(root: Path, attempt: int) -> int:
         program=PipelineProgram(cage=build_job_cage(Settings(data_dir=root.parent / "data")), network="auto"),
     )
     signal.signal(signal.SIGTERM, lambda number, frame: process.ask_to_stop())
+    # The rest is killed by `close`, once this has ended.
+    signal.signal(signal.SIGUSR1, lambda number, frame: os.killpg(process.pid, signal.SIGKILL))
     while (status := process.wait(1.0)) is None:
         continue
     process.close()

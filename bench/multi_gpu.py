@@ -166,7 +166,7 @@ def plan(name: str, bench: Bench, *, strategies: list[str]) -> list[Any]:
     if name == "side-by-side":
         return [lambda: run_side_by_side(bench)]
     if name == "cancel":
-        return [lambda: cancel_job(bench)]
+        return [lambda saves=saves: cancel_job(bench, saves=saves) for saves in (True, False)]
     if name == "killed-rank":
         return [lambda strategy=strategy: kill_rank(strategy, bench) for strategy in strategies]
     return [lambda: run_alone(name, bench)] + [
@@ -230,22 +230,25 @@ def run_side_by_side(bench: Bench) -> None:
         show(run)
 
 
-def cancel_job(bench: Bench) -> None:
-    """Asks a job on all GPUs to stop in mid-training, and waits until their memory is free and no process is left."""
+def cancel_job(bench: Bench, *, saves: bool) -> None:
+    """Cancels a job on all GPUs in mid-training, and waits until their memory is free and no process is left."""
+    name = f"cancel {'with' if saves else 'without'} a last checkpoint"
     baseline = read_used_bytes()
     spec = bench.make_spec("1b-full", num_gpus=bench.num_gpus, max_steps=100_000)
-    workspace, holder = start(bench, spec, name="cancelled", gpus=range(bench.num_gpus))
+    workspace, holder = start(bench, spec, name=name, gpus=range(bench.num_gpus))
     try:
         wait_for_step(workspace, holder, step=5)
         asked_at = time.monotonic()
-        holder.send_signal(signal.SIGTERM)
+        holder.send_signal(signal.SIGTERM if saves else signal.SIGUSR1)
         wait_until(lambda: not find_processes(workspace) and is_free(baseline), seconds=60, is_fatal=False)
         seconds = time.monotonic() - asked_at
     finally:
         end(workspace, holder)
     problems = [] if seconds <= CANCEL_SECONDS else [f"took {seconds:.1f} s, must be {CANCEL_SECONDS:.0f} s"]
-    bench.faults["cancel"] = {"seconds": round(seconds, 2), "problems": problems}
-    print("cancel", bench.faults["cancel"], flush=True)
+    save_seconds = measure_save(read_events(workspace, 1))
+    bench.faults[name] = {"seconds": round(seconds, 2), "save_seconds": save_seconds, "problems": problems}
+    print(name, bench.faults[name], flush=True)
+    shutil.rmtree(workspace.root, ignore_errors=True)
 
 
 def kill_rank(strategy: str, bench: Bench) -> None:

@@ -8,6 +8,14 @@ from contextlib import suppress
 from typing import NoReturn
 
 
+def leave_group() -> None:
+    """Waits until the other ranks, where there are any, need this one no more: who ended before would break off what
+    they still receive. Only for a rank that has done all, as the others have."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+
+
 def end_process(status: int) -> NoReturn:
     """Ends this process at once, after its exit handlers and with all that was printed; threads are not waited for."""
     atexit._run_exitfuncs()

@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +52,7 @@ from trainer_core.errors import DiskFullError, StepInterrupted
 from trainer_core.events import EventWriter
 from trainer_core.job_spec import JobSpec
 from trainer_core.plugins import load_plugins
-from trainer_core.process_end import end_process
+from trainer_core.process_end import end_process, leave_group
 from trainer_core.ranks import count_ranks, find_rank, is_first_rank
 from trainer_core.redaction import Redactor
 from trainer_core.watchdog import exit_when_stdin_closes, exit_when_stdin_hangs_up, kill_descendants
@@ -286,7 +285,6 @@ def _describe_finish(marker: DoneMarker, *, seconds: float, import_seconds: floa
 
 if __name__ == "__main__":
     status = main()
-    if count_ranks() > 1:
-        # Ranks leave their group together.
-        sys.exit(status)
+    if status == EXIT_SUCCEEDED:
+        leave_group()
     end_process(status)

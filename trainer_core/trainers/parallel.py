@@ -254,12 +254,20 @@ def keeps_weights_in_shards(arguments: TrainingArguments) -> bool:
 def gather_by_layers(model: Any, layers: Sequence[nn.Module]) -> None:
     """Has ZeRO's stage 3 make the weights of such a layer whole at once and for all of its run, not matrix by matrix:
     what is in it can then be compiled and reach for any of them. Before DeepSpeed takes the model over."""
+    from deepspeed.runtime.zero import linear
     from deepspeed.utils import set_z3_leaf_module
 
     for layer in layers:
         set_z3_leaf_module(layer, True)
+    linear.is_zero_param = _may_be_in_shards
     # A layer's gradients are taken when that of its input is there, and at once where there will be none.
     model.enable_input_require_grads()
+
+
+def _may_be_in_shards(weight: Any) -> bool:
+    """DeepSpeed's question before a linear layer's backward pass. Compiled is only what was made whole: the answer is
+    then a constant, while asking the weight would have torch 2.11 compile each layer for the weight's number."""
+    return not torch.compiler.is_compiling() and hasattr(weight, "ds_id")
 
 
 def fit_buckets(arguments: TrainingArguments, model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """A Trainer that takes rows of whole samples, several to an optimizer step, as well as padded batches."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from trainer_core.kernels.fused_loss import FusedLoss
 from trainer_core.padding_free.attention import RowAttention
@@ -112,6 +114,19 @@ class RowTrainer(Trainer):
             whole[name] = copies[id(weight)]
         if self.args.should_save:
             self._save(output_dir or self.args.output_dir, state_dict=whole)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As Trainer, but with DDP the last rank writes the optimizer's state while the first writes the weights."""
+        if self.args.world_size == 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        if self.args.process_index == self.args.world_size - 1:
+            assert self.optimizer is not None
+            os.makedirs(output_dir, exist_ok=True)
+            torch.save(self.optimizer.state_dict(), os.path.join(output_dir, OPTIMIZER_NAME))
+        if self.args.should_save:
+            assert self.lr_scheduler is not None
+            torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
 
     def _gathers_weights(self) -> bool:
         return self.is_fsdp_enabled or (self.is_deepspeed_enabled and not keeps_weights_in_shards(self.args))

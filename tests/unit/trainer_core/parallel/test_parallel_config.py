@@ -157,4 +157,6 @@ def test_what_the_built_in_settings_offload(stage, offload, optimizer, weights):
 
     assert ("offload_optimizer" in zero, "offload_param" in zero) == (optimizer, weights)
     assert zero["stage"] == stage
+    # Sent one by one after each step, where whole layers are sent anyway.
+    assert (zero.get("stage3_param_persistence_threshold") == 0) == (stage == 3 and not weights)
     assert "offload_optimizer" not in build_deepspeed_settings(config, is_on_gpu=False)["zero_optimization"]

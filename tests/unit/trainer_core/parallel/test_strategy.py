@@ -188,3 +188,12 @@ def test_a_checkpoint_of_another_strategy_is_refused_by_name(tmp_path, files, fs
     with pytest.raises(ConfigError, match="was saved by a training with") as caught:
         check_strategy(trainer, tmp_path)
     assert caught.value.problems[0].param == param
+
+
+def test_compiled_layers_of_stage_3_are_not_compiled_for_the_number_of_a_weight():
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.ds_id = 7
+    ask = torch.compile(parallel._may_be_in_shards, backend="eager")
+
+    assert (parallel._may_be_in_shards(weight), ask(weight)) == (True, False)
+    assert not parallel._may_be_in_shards(torch.ones(2))

@@ -4,11 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from trainer_core.checkpoints import MARKER, newest_complete_checkpoint
@@ -88,6 +90,9 @@ def test_a_stop_saves_the_current_step_and_the_next_attempt_goes_on(
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-3"
     assert not (Path(config.output_dir) / MARKER).exists()
+    # Saved without checksums, which nobody would look at: only other programs' saves have them.
+    assert zipfile.ZipFile(checkpoint / "optimizer.pt").testzip() is not None
+    assert torch.serialization.get_crc32_options()
     resumed = train(config, make_dataset(16), context=StepContext(step=Step.TRAIN, events=events))
     assert resumed.result.facts["global_step"] == 6
 
