@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -141,7 +140,7 @@ def attend_by_sample(
     return torch.cat(results)
 
 
-@lru_cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_kernel(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= _KERNEL_CAPABILITY
 

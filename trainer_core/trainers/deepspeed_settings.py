@@ -57,8 +57,8 @@ def choose_offload(config: Config) -> str:
 def _build_zero(stage: int, *, offload: str) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True, "overlap_comm": offload != "all"}
     if stage == 3:
-        # Whole layers are gathered: the next one is on its way while the last one runs. Small weights that stay on every
-        # GPU would be sent one by one after each step: an adapter has hundreds, which took 0.15 s with 8 B parameters.
+        # Whole layers are gathered: the next one is on its way while the last one runs. Small weights that stay on
+        # every GPU would be sent one by one after each step, and an adapter has hundreds.
         on_device = {BUCKET: _BUCKET_SIZE, "stage3_prefetch_bucket_size": _BUCKET_SIZE, _PERSISTENCE: 0}
         in_host_memory = {BUCKET: "auto", "stage3_prefetch_bucket_size": "auto", _PERSISTENCE: "auto"}
         zero |= {

@@ -54,6 +54,9 @@ class EventCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Counts the step, tells the progress if enough time has passed, and has the last step's loss logged."""
         control.should_log = control.should_log or state.global_step >= state.max_steps
+        if (control.should_evaluate or control.should_save) and torch.cuda.is_available():
+            # What the device still has to do of the step is the training's time.
+            torch.cuda.synchronize()
         self._rate.finish_step(num_tokens_seen=state.num_input_tokens_seen)
         now = time.monotonic()
         if now - self._told_at >= max(1.0, 0.005 * (now - self._started_at)):
@@ -83,6 +86,7 @@ class EventCallback(TrainerCallback):
             record.pop("train_runtime", None)
         if "loss" in record:
             self._loss = record["loss"]
+            self._rate.settle()
             self._tokens_per_second = self._rate.tokens_per_second()
             self._rate.begin_window()
             record["tokens_per_second"] = self._tokens_per_second

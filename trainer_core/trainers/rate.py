@@ -28,12 +28,17 @@ class TrainingRate:
 
     def finish_step(self, *, num_tokens_seen: int) -> None:
         """Call after each optimizer step with the tokens seen since the very beginning."""
+        self.settle()
+        self._window_tokens += num_tokens_seen - self._num_tokens_seen
+        self._num_tokens_seen = num_tokens_seen
+        self.num_steps += 1
+
+    def settle(self) -> None:
+        """Call when the device has done what it was given: the step finished last had been given to it before."""
         now = self.clock()
         self.seconds += now - self._mark
         self._window_seconds += now - self._mark
-        self._window_tokens += num_tokens_seen - self._num_tokens_seen
-        self._mark, self._num_tokens_seen = now, num_tokens_seen
-        self.num_steps += 1
+        self._mark = now
 
     def tokens_per_second(self) -> float | None:
         """Non-padding tokens a second since `begin_window`; None before the first step in it."""

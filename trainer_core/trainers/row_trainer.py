@@ -12,13 +12,15 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_pt_utils import nested_gather
 
 from trainer_core.kernels.fused_loss import FusedLoss
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import is_row_batch
 from trainer_core.padding_free.rows import Row, split_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
-from trainer_core.trainers.parallel import describe_strategy, keeps_weights_in_shards
+from trainer_core.trainers.late_record import LateRecord
+from trainer_core.trainers.parallel import RankSums, describe_strategy, keeps_weights_in_shards
 from trainer_core.trainers.quick_walks import QuickWalks
 from trainer_core.trainers.speed_meter import SpeedMeter
 
@@ -58,10 +60,13 @@ class RowTrainer(Trainer):
         self._most_tokens: int | None = None
         self._most_samples: int | None = None
         self._accumulated: list[Any] = []
+        self._late_record: LateRecord | None = None
         self._walks: QuickWalks | None = None
-        self._host_group: Any = None
+        self._sums = RankSums()
         super().__init__(*args, **kwargs)
         assert self.model is not None
+        self.logs_late = self.args.device.type == "cuda"
+        """Whether what is logged of a step is read while the device computes the next one."""
         self._dtypes = {name: weight.dtype for name, weight in self.model.named_parameters()}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -69,6 +74,9 @@ class RowTrainer(Trainer):
         try:
             return super().train(*args, **kwargs)
         finally:
+            # After an error of the device there is nothing left to be read.
+            with contextlib.suppress(RuntimeError):
+                self._tell_late_record()
             if self._walks is not None:
                 self._walks.close()
                 self._walks = None
@@ -145,7 +153,7 @@ class RowTrainer(Trainer):
         """The supervised tokens, at least 1: the sum over none is 0, and 0 / 0 would make every weight NaN."""
         if batch_samples and is_row_batch(batch_samples[0]):
             num_targets = sum(row.num_targets for batch in batch_samples for row in batch["rows"])
-            return max(1, self._sum_over_ranks(num_targets))
+            return max(1, self._sums.add(num_targets))
         num_items = super()._get_num_items_in_batch(batch_samples, device)
         if isinstance(num_items, torch.Tensor):
             return num_items.clamp(min=1)
@@ -169,12 +177,65 @@ class RowTrainer(Trainer):
                     raise
             else:
                 self._accumulated = [] if self.accelerator.sync_gradients else [*self._accumulated, inputs]
+                self._tell_late_record()
                 return loss
             # What the failed pass holds is let go of with its error, after the handler has been left. The gradients of
             # the step's earlier batches go too, and are computed again.
             batches = [*self._accumulated, inputs]
             model.zero_grad()
             torch.cuda.empty_cache()
+
+    def _maybe_log_save_evaluate(  # noqa: PLR0913 - Trainer's signature
+        self,
+        tr_loss: torch.Tensor,
+        grad_norm: torch.Tensor | float | None,
+        model: nn.Module,
+        trial: Any,
+        epoch: float,
+        ignore_keys_for_eval: list[str] | None,
+        start_time: float,
+        learning_rate: float | None = None,
+    ) -> None:
+        """As Trainer, but what is logged of a step after which the training just goes on is read later."""
+        self._tell_late_record()
+        state, control = self.state, self.control
+        num_steps = state.global_step - self._globalstep_last_logged
+        goes_on = not (control.should_evaluate or control.should_save or control.should_training_stop)
+        if self.logs_late and goes_on and control.should_log and num_steps > 0:
+            rate = self._get_learning_rate() if learning_rate is None else learning_rate
+            mean_loss = nested_gather(tr_loss, self.args.parallel_mode).mean()  # type: ignore[no-untyped-call]
+            figures = {"loss": mean_loss}
+            values = {"grad_norm": grad_norm, "learning_rate": rate}
+            if isinstance(grad_norm, torch.Tensor):
+                figures["grad_norm"] = grad_norm
+            self._late_record = LateRecord.begin(
+                figures,
+                values={name: value for name, value in values.items() if value is not None and name not in figures},
+                num_steps=num_steps,
+                num_tokens_seen=state.num_input_tokens_seen,
+                start_time=start_time,
+            )
+            tr_loss -= tr_loss
+            self._globalstep_last_logged = state.global_step
+            control.should_log = False
+        super()._maybe_log_save_evaluate(
+            *(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time), learning_rate=learning_rate
+        )
+
+    def _tell_late_record(self) -> None:
+        """Logs what was left to be read of the last step."""
+        record, self._late_record = self._late_record, None
+        if record is None:
+            return
+        figures = record.read()
+        self._total_loss_scalar += figures["loss"]
+        figures["loss"] /= record.num_steps
+        num_tokens_seen = self.state.num_input_tokens_seen
+        self.state.num_input_tokens_seen = record.num_tokens_seen
+        try:
+            self.log(figures | record.values, record.start_time)
+        finally:
+            self.state.num_input_tokens_seen = num_tokens_seen
 
     def _cut(self, inputs: Any) -> list[Any]:
         """What runs in one pass each: parts of at most the size that has been found to fit."""
@@ -271,21 +332,11 @@ class RowTrainer(Trainer):
         num_tokens = sum(row.num_tokens for row in inputs["rows"])
         num_places = sum(row.inputs["input_ids"].numel() for row in inputs["rows"])
         self.speed.add_batch(num_tokens=num_tokens, num_places=num_places)
-        self.state.num_input_tokens_seen += self._sum_over_ranks(num_tokens)
+        self.state.num_input_tokens_seen += self._sums.add(num_tokens)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted for rows: Trainer would walk over all parameters each time, for a figure that nobody reads."""
         return 0 if is_row_batch(inputs) else super().floating_point_ops(inputs)
-
-    def _sum_over_ranks(self, number: int) -> int:
-        """By way of the host: to read a number of the GPU waits for all that it still has to do."""
-        if self.args.world_size == 1:
-            return number
-        if self._host_group is None:
-            self._host_group = torch.distributed.new_group(backend="gloo")
-        counted = torch.tensor(number)
-        torch.distributed.all_reduce(counted, group=self._host_group)
-        return int(counted)
 
 
 class _RowLoader(DataLoader[Any]):

@@ -145,6 +145,18 @@ def test_the_rate_leaves_pauses_out() -> None:
     assert rate.tokens_per_second() is None
 
 
+def test_the_rate_counts_what_the_device_still_had_to_do() -> None:
+    now = iter([0.0, 0.5, 2.0, 2.5, 4.0])
+    rate = TrainingRate(clock=lambda: next(now))
+    rate.start(num_tokens_seen=0)
+    for num_tokens_seen in (400, 800):
+        rate.finish_step(num_tokens_seen=num_tokens_seen)
+        rate.settle()
+        assert rate.tokens_per_second() == 200.0
+        rate.begin_window()
+    assert rate.eta_seconds(num_steps_left=4) == 8.0
+
+
 def test_reading_the_registries_imports_no_torch() -> None:
     import subprocess
 
