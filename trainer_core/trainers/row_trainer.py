@@ -185,6 +185,12 @@ class RowTrainer(Trainer):
             model.zero_grad()
             torch.cuda.empty_cache()
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As Trainer, but DeepSpeed's is left where it is until it is logged."""
+        if self.is_deepspeed_enabled and grad_norm is not None:
+            return grad_norm
+        return super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+
     def _maybe_log_save_evaluate(  # noqa: PLR0913 - Trainer's signature
         self,
         tr_loss: torch.Tensor,

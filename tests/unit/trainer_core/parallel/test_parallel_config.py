@@ -153,8 +153,11 @@ def test_what_the_built_in_settings_offload(stage, offload, optimizer, weights):
     from trainer_core.trainers.deepspeed_settings import build_deepspeed_settings
 
     config = build_config({"deepspeed_stage": stage, "deepspeed_offload": offload})
-    zero = build_deepspeed_settings(config, is_on_gpu=True)["zero_optimization"]
+    settings = build_deepspeed_settings(config, is_on_gpu=True)
+    zero = settings["zero_optimization"]
 
+    # Its timers would have the GPU wait for the host twice a step.
+    assert not settings["timers"]["throughput"]["enabled"]
     assert ("offload_optimizer" in zero, "offload_param" in zero) == (optimizer, weights)
     assert zero["stage"] == stage
     # Sent one by one after each step, where whole layers are sent anyway.

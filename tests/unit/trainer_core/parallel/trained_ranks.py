@@ -44,6 +44,14 @@ class StoppedExperiment(Experiment):
         self.trainer.callback_handler.callbacks.insert(0, Stopper(self.context, self.stop_at))
 
 
+class LateExperiment(Experiment):
+    """Reads what it logs of a step while the next one is computed, as on GPUs."""
+
+    def before_train(self) -> None:
+        trainer: Any = self.trainer
+        trainer.logs_late = True
+
+
 class SlowlySavingExperiment(Experiment):
     """Takes its time to write what it saves, which the first rank alone does."""
 
@@ -63,7 +71,8 @@ def run_scenario(scenario: dict[str, Any]) -> dict[str, Any]:
     AcceleratorState._reset_state(reset_partial_state=True)
     StoppedExperiment.stop_at = scenario.get("stop_at", 0)
     events = RecordedEvents()
-    experiment_key = "stopped" if "stop_at" in scenario else scenario.get("experiment_key", "base")
+    plain = "late" if count_ranks() > 1 else "base"
+    experiment_key = "stopped" if "stop_at" in scenario else scenario.get("experiment_key", plain)
     config = build_config({**scenario["config"], "experiment_key": experiment_key})
     context = StepContext(step=Step.TRAIN, events=events)
     outcome: dict[str, Any] = {"losses": [], "stopped": False, "error": None}
@@ -94,6 +103,7 @@ def measure_ends() -> float:
 
 
 if __name__ == "__main__":
+    experiments_registry.add(key="late", value=LateExperiment)
     experiments_registry.add(key="slow", value=SlowlySavingExperiment)
     experiments_registry.add(key="stopped", value=StoppedExperiment)
     outcomes = [run_scenario(each) for each in json.loads(sys.argv[-2])]
