@@ -38,16 +38,19 @@ class LateRecord:
         start_time: float,
     ) -> "LateRecord":
         """Sends numbers of the device on their way to the host, behind all that the device still has to do."""
-        whole = [each.full_tensor() if isinstance(each, DTensor) else each for each in figures.values()]
-        on_host = torch.stack([each.detach().float() for each in whole]).to("cpu", non_blocking=True)
-        arrival: Any = None
-        if whole[0].is_cuda:
-            arrival = torch.Event(whole[0].device)
-            arrival.record()
-        return cls(values, num_steps, num_tokens_seen, start_time, tuple(figures), on_host, arrival)
+        whole = {name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in figures.items()}
+        # A norm of gradients that are offloaded is there already.
+        values = values | {name: float(each) for name, each in whole.items() if not each.is_cuda}
+        sent = {name: each.detach().float() for name, each in whole.items() if each.is_cuda}
+        if not sent:
+            return cls(values, num_steps, num_tokens_seen, start_time, (), torch.empty(0), None)
+        on_host = torch.stack(list(sent.values())).to("cpu", non_blocking=True)
+        arrival: Any = torch.Event(next(iter(sent.values())).device)
+        arrival.record()
+        return cls(values, num_steps, num_tokens_seen, start_time, tuple(sent), on_host, arrival)
 
-    def read(self) -> dict[str, float]:
-        """Waits for the numbers."""
+    def read(self) -> dict[str, Any]:
+        """Waits for the numbers; returns all that will be logged."""
         if self._arrival is not None:
             self._arrival.synchronize()
-        return dict(zip(self._names, self._figures.tolist(), strict=True))
+        return self.values | dict(zip(self._names, self._figures.tolist(), strict=True))

@@ -73,10 +73,12 @@ class RowTrainer(Trainer):
         """As Trainer."""
         try:
             return super().train(*args, **kwargs)
-        finally:
+        except BaseException:
             # After an error of the device there is nothing left to be read.
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(Exception):
                 self._tell_late_record()
+            raise
+        finally:
             if self._walks is not None:
                 self._walks.close()
                 self._walks = None
@@ -234,12 +236,12 @@ class RowTrainer(Trainer):
         if record is None:
             return
         figures = record.read()
-        self._total_loss_scalar += figures["loss"]
-        figures["loss"] /= record.num_steps
+        loss = figures.pop("loss")
+        self._total_loss_scalar += loss
         num_tokens_seen = self.state.num_input_tokens_seen
         self.state.num_input_tokens_seen = record.num_tokens_seen
         try:
-            self.log(figures | record.values, record.start_time)
+            self.log({"loss": loss / record.num_steps, **figures}, record.start_time)
         finally:
             self.state.num_input_tokens_seen = num_tokens_seen
 

@@ -55,7 +55,7 @@ def test_ddp_and_fsdp_give_the_curve_of_one_process_and_go_on_where_they_stopped
     assert plain["strategies"] == []
     assert len(plain["eval_losses"]) == 2
     assert ddp["eval_losses"] == pytest.approx(plain["eval_losses"], abs=1e-4)
-    assert (ddp["strategies"], ddp["wrappers"]) == (["ddp"], ["DistributedDataParallel"])
+    assert (ddp["strategies"], ddp["wrappers"], ddp["finds_unused"]) == (["ddp"], ["DistributedDataParallel"], False)
     assert_same_losses(ddp, plain)
     assert_whole_adapter(make_values("ddp")["output_dir"])
     assert "resumes from checkpoint-2" in ddp_resumed["decisions"]

@@ -70,13 +70,17 @@ def test_where_there_is_a_gpu_fsdp_keeps_its_shards_in_host_memory(monkeypatch, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = build_config({"fsdp_strategy": f"shard_grad_op{strategy}", "fsdp_offload": offload})
 
-    options = build_parallel_options(config, optimizer="adamw_torch", events=RecordedEvents())
+    events = RecordedEvents()
+
+    options = build_parallel_options(config, optimizer="adamw_torch", events=events)
 
     assert options == {
         "fsdp": True,
         "fsdp_config": {"reshard_after_forward": False, "cpu_offload": expected},
         "ddp_backend": "cuda:nccl,cpu:gloo",
     }
+    # It is on unless it is turned off, and slow: said each time.
+    assert ("set fsdp_offload=False" in events.messages("decision")) == expected
 
 
 def test_an_optimizer_that_cannot_work_on_shards_is_replaced_with_a_warning():

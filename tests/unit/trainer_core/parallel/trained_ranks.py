@@ -80,6 +80,7 @@ def run_scenario(scenario: dict[str, Any]) -> dict[str, Any]:
         eval_dataset = make_dataset(8) if config.do_eval else None
         experiment = train(config, make_dataset(32), eval_dataset, context=context)
         outcome["losses"] = get_losses(experiment)
+        outcome["finds_unused"] = experiment.trainer.args.ddp_find_unused_parameters  # type: ignore[union-attr]
         history = experiment.trainer.state.log_history  # type: ignore[union-attr]
         outcome["eval_losses"] = [record["eval_loss"] for record in history if "eval_loss" in record]
     except StepInterrupted:
