@@ -10,7 +10,7 @@ from typing import NoReturn
 
 def leave_group() -> None:
     """Waits until the other ranks, where there are any, need this one no more: who ended before would break off what
-    they still receive. Only for a rank that has done all, as the others have."""
+    they still receive. For a rank that has trained to the same end as the others."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()

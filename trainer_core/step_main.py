@@ -116,6 +116,7 @@ class StepRun:
         if self._stop.is_set:
             raise StepInterrupted(f"{self._step} was stopped before it began")
         result = _name_revisions(run_step(config, context), staged)
+        leave_group()
         if not is_first_rank():
             return
         marker = write_marker(self._workspace, spec=self._spec, step=self._step, result=result)
@@ -235,6 +236,7 @@ def guard_step(
     except StepInterrupted as error:
         if not is_rank:
             return EXIT_INTERRUPTED
+        leave_group()
         # With any other status the launcher would end ranks that are still saving.
         _record_failure(folder.step_error(step), Failure(INTERRUPTED, str(error), step=step), redactor)
     # A step runs users' code and a dozen libraries: whatever they raise ends here, in a code and in the log.
@@ -284,7 +286,4 @@ def _describe_finish(marker: DoneMarker, *, seconds: float, import_seconds: floa
 
 
 if __name__ == "__main__":
-    status = main()
-    if status == EXIT_SUCCEEDED:
-        leave_group()
-    end_process(status)
+    end_process(main())
