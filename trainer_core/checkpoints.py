@@ -58,7 +58,7 @@ def read_completion(folder: Path) -> Completion | None:
         sizes = {str(name): int(size) for name, size in marker["files"].items()}
         saved_at = float(marker["saved_at"])
         is_whole = all((folder / check_relative(name)).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Completion(folder=folder, saved_at=saved_at) if is_whole and sizes else None
 

@@ -20,7 +20,7 @@ from app.settings import Settings
 from trainer_core.launch.cage_command import Cage
 from trainer_core.plugins import has_plugins
 from trainer_core.standby.command_line import reserve_room
-from trainer_core.standby.hand_over import ANSWER, HandOver, Readiness, has_line, read_line
+from trainer_core.standby.hand_over import ANSWER, HandOver, Readiness, has_line, read_line, write_line
 from trainer_core.trace_context import ATTEMPT_TRACE, TRACEPARENT
 from trainer_core.watchdog import become_subreaper, find_descendants
 from worker.cage import build_job_cage, give_folder, protect_data_folder
@@ -177,10 +177,7 @@ class StandbyKeeper:
 
 def _hand_over(standby: Standby, hand_over: HandOver) -> bool:
     assert standby.popen.stdin is not None
-    try:
-        standby.popen.stdin.write(hand_over.to_line())
-        standby.popen.stdin.flush()
-    except BrokenPipeError:
+    if not write_line(standby.popen.stdin.fileno(), hand_over.to_line(), timeout_seconds=_ANSWER_SECONDS):
         return False
     return read_line(standby.output, timeout_seconds=_ANSWER_SECONDS) == ANSWER.strip()
 

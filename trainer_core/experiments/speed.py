@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer
+from transformers.training_args import OptimizerNames
 
 from trainer_core.config import Config
+from trainer_core.config.optimizers import is_fused_into_backward
 from trainer_core.errors import ConfigError, Problem
 from trainer_core.experiments.token_data import TokenData, choose_num_loaders
 from trainer_core.kernels.activation_budget import CheckpointedLayers, count_checkpointed
@@ -28,11 +30,16 @@ from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import RowCollator
-from trainer_core.padding_free.model_check import build_probe_samples, find_unexactness, has_unused_weights
+from trainer_core.padding_free.model_check import (
+    adds_loss_of_passes,
+    build_probe_samples,
+    find_unexactness,
+    has_unused_weights,
+)
 from trainer_core.padding_free.rows import build_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
 from trainer_core.padding_free.twin import build_twin
-from trainer_core.tokenized import SamplerEpochCallback
+from trainer_core.tokenized import SamplerEpochCallback, build_collate
 from trainer_core.trainers.building import get_trainer_class
 from trainer_core.trainers.parallel import fit_buckets, gather_by_layers, is_sharding_asked_for, keeps_weights_in_shards
 from trainer_core.trainers.row_choice import choose_row_shape, find_row_obstacle, merge_accumulation
@@ -87,6 +94,8 @@ class SpeedUps(TokenData):
         trainer.speed.flops_per_token = count_flops_per_token(self._get_base())
         trainer.speed.peak_flops = find_peak_flops()
         trainer.on_halved = self._tell_halved
+        optimizer = str(OptimizerNames(trainer.args.optim).value)
+        trainer.can_halve = not (is_fused_into_backward(optimizer) or adds_loss_of_passes(self._get_base().config))
         sampler = self.build_length_sampler()
         if sampler is not None:
             trainer.length_sampler = sampler
@@ -94,7 +103,15 @@ class SpeedUps(TokenData):
         if self._num_checkpointed is not None:
             trainer.add_callback(self._build_checkpoints(self._num_checkpointed))
         if self._row_attention is not None:
+            assert isinstance(self.collator, RowCollator)
+            padded = self.collator.collator
+            trainer.padding_collator = build_collate(padded) if self._has_tokens else padded
             trainer.row_attention = self._row_attention
+            if self._fused_loss is not None and trainer.compute_loss_func is not None:
+                self._fused_loss.detach()
+                self._fused_loss = None
+                deed = "computes the loss without holding all logits"
+                self._tell_choice("fused_loss", deed, "the trainer has a compute_loss_func of its own")
             trainer.fused_loss = self._fused_loss
             trainer.token_budget = self._build_token_budget()
 

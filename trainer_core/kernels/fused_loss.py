@@ -16,6 +16,9 @@ _LIGER_LOSS = "liger_kernel.ops.fused_linear_cross_entropy"
 _LENGTH_STEP = 256
 """On a GPU the tokens are filled up to a multiple of this many, so that products have few different shapes."""
 
+_LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Settings by which models bend their logits: of small ones so little that comparing losses would not show it."""
+
 
 class FusedLoss:
     """Takes the place of a model's head and loss while `over` is open; at any other time the model is as it was.
@@ -92,6 +95,9 @@ def find_obstacle(model: Any) -> str | None:
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return f"its head is a {type(head).__name__}, not a linear layer"
+    settings = model.config.get_text_config()
+    if any(getattr(settings, name, None) for name in _LOGIT_CAPS):
+        return "its logits are capped after the head"
     if head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook"):
         return "its head is watched by hooks"
     return None

@@ -86,6 +86,32 @@ def read_line(descriptor: int, *, timeout_seconds: float) -> bytes | None:
     return None
 
 
+def write_line(descriptor: int, line: bytes, *, timeout_seconds: float) -> bool:
+    """Writes a line into a pipe; False when the other end is closed, or takes too long to read what is there.
+
+    The pipe holds 64 KiB: a process that has been stopped would have its writer wait for ever.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    left = memoryview(line)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    os.set_blocking(descriptor, False)
+    try:
+        while left:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return False
+            try:
+                left = left[os.write(descriptor, left) :]
+            except BlockingIOError:
+                # Less room than a pipe takes at once.
+                continue
+    except BrokenPipeError:
+        return False
+    finally:
+        os.set_blocking(descriptor, True)
+    return True
+
+
 def has_line(descriptor: int) -> bool:
     """Whether there is something to read, an end-of-file included, without waiting for it."""
     poll = select.poll()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from trainer_core.enums import Step
 from trainer_core.launch.cage_command import Cage
 from trainer_core.standby.command_line import reserve_room
-from trainer_core.standby.hand_over import ANSWER, HandOver, Readiness, has_line, read_line
+from trainer_core.standby.hand_over import ANSWER, HandOver, Readiness, has_line, read_line, write_line
 
 _ANSWER_SECONDS = 5.0
 
@@ -58,12 +58,11 @@ class WarmStep:
         """Hands the job over; returns the process, which reads its secrets next, or None: it is dead then."""
         assert self.popen.stdin is not None
         # It has nothing to say before it is told: only its end.
-        if not has_line(self.output):
-            with suppress(BrokenPipeError):
-                self.popen.stdin.write(hand_over.to_line())
-                self.popen.stdin.flush()
-                if read_line(self.output, timeout_seconds=_ANSWER_SECONDS) == ANSWER.strip():
-                    return self.popen
+        is_told = not has_line(self.output) and write_line(
+            self.popen.stdin.fileno(), hand_over.to_line(), timeout_seconds=_ANSWER_SECONDS
+        )
+        if is_told and read_line(self.output, timeout_seconds=_ANSWER_SECONDS) == ANSWER.strip():
+            return self.popen
         self.end()
         return None
 

@@ -46,7 +46,7 @@ def load_facts(folder: Path) -> EntryFacts | None:
         files = {name: FileFacts(**content["files"][name]) for name in (INPUT_IDS, IS_TARGET, OFFSETS)}
         counts = {name: int(content[name]) for name in ("num_rows", "num_tokens", "num_target_tokens")}
         are_whole = all((folder / name).stat().st_size == file.num_bytes for name, file in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     facts = EntryFacts(**counts, files=files)
     return facts if are_whole and _sizes_fit(facts) else None

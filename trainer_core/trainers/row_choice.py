@@ -26,6 +26,8 @@ def find_row_obstacle(config: Config, *, trainer_cls: type[Trainer], collator: A
             if not issubclass(trainer_cls, RowTrainer)
             else (f"the trainer {name} has a {changed[0]} of its own")
         )
+    if config.tokens_per_batch is not None and trainer_cls._get_train_sampler is not RowTrainer._get_train_sampler:
+        return f"the trainer {trainer_cls.__name__} has a _get_train_sampler of its own, and a budget another order"
     if not encodes_samples(collator):
         return f"the collator {type(collator).__name__} makes its batches itself"
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

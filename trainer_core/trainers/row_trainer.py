@@ -10,7 +10,7 @@ from peft import PeftModel, PeftType
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_pt_utils import nested_gather
 
@@ -24,6 +24,7 @@ from trainer_core.trainers.parallel import RankSums, describe_strategy, keeps_we
 from trainer_core.trainers.quick_walks import QuickWalks
 from trainer_core.trainers.speed_meter import SpeedMeter
 
+_OUR_CODE = ("trainer_core.", "transformers.")
 OVERRIDES = (
     "compute_loss",
     "training_step",
@@ -51,6 +52,11 @@ class RowTrainer(Trainer):
     """Which samples make a row, in place of a count of samples; None: the count."""
     length_sampler: Sampler[int] | None = None
     """The order of samples that are padded; None: Trainer's."""
+    padding_collator: Any = None
+    """Makes the batches of evaluations whose metrics look at logits; None: the training's collator does."""
+    can_halve = True
+    """Whether a step may run in more and smaller passes when the device's memory is too small: what a pass does to the
+    weights, or adds to the loss, then has to be a sum over its samples."""
     on_halved: Callable[[str], None] | None = None
     """Called with what is smaller from now on, as a sentence's middle, when the device's memory was too small."""
 
@@ -98,6 +104,17 @@ class RowTrainer(Trainer):
             persistent_workers=arguments.dataloader_persistent_workers,
             prefetch_factor=arguments.dataloader_prefetch_factor,
         )
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """As Trainer; for metrics of its user's own the batches are padded, as these expect."""
+        if self.padding_collator is None or not (self.compute_metrics or self.preprocess_logits_for_metrics):
+            return super().get_eval_dataloader(*args, **kwargs)
+        collator = self.data_collator
+        self.data_collator = self.padding_collator
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
         return self.length_sampler or super()._get_train_sampler(train_dataset)
@@ -209,7 +226,7 @@ class RowTrainer(Trainer):
         state, control = self.state, self.control
         num_steps = state.global_step - self._globalstep_last_logged
         goes_on = not (control.should_evaluate or control.should_save or control.should_training_stop)
-        if self.logs_late and goes_on and control.should_log and num_steps > 0:
+        if self.logs_late and goes_on and control.should_log and num_steps > 0 and not self._is_log_followed():
             rate = self._get_learning_rate() if learning_rate is None else learning_rate
             mean_loss = nested_gather(tr_loss, self.args.parallel_mode).mean()  # type: ignore[no-untyped-call]
             figures = {"loss": mean_loss}
@@ -228,6 +245,13 @@ class RowTrainer(Trainer):
             control.should_log = False
         super()._maybe_log_save_evaluate(
             *(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time), learning_rate=learning_rate
+        )
+
+    def _is_log_followed(self) -> bool:
+        """Whether a callback of the user's own hears of logs: it may stop the training, which then must wait for it."""
+        return any(
+            type(callback).on_log is not TrainerCallback.on_log and not type(callback).__module__.startswith(_OUR_CODE)
+            for callback in self.callback_handler.callbacks
         )
 
     def _tell_late_record(self) -> None:
@@ -269,7 +293,7 @@ class RowTrainer(Trainer):
     def _halve(self, parts: list[Any]) -> bool:
         """Whether the step can begin anew in smaller parts. Not on several GPUs, which would wait for each other, nor
         with DeepSpeed, which has gradients of its own."""
-        if self.args.world_size > 1 or self.is_deepspeed_enabled:
+        if not parts or not self.can_halve or self.args.world_size > 1 or self.is_deepspeed_enabled:
             return False
         if isinstance(parts[0], Row):
             if max(row.num_samples for row in parts) == 1:

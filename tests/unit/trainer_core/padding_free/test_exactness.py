@@ -10,7 +10,7 @@ from tests.support.tiny_models import SHAPES
 from trainer_core.collators.encoded_sample import EncodedSample, encode_sample
 from trainer_core.collators.token_collator import pad_samples
 from trainer_core.kernels.choosing import compare_losses
-from trainer_core.kernels.fused_loss import FusedLoss
+from trainer_core.kernels.fused_loss import FusedLoss, find_obstacle
 from trainer_core.padding_free.attention import BoundaryError, RowAttention
 from trainer_core.padding_free.model_check import find_unexact_layers, find_unexactness
 from trainer_core.padding_free.rows import Row, RowShape, build_row
@@ -136,12 +136,27 @@ def check_fused_loss(model: Any, row: Row, *, is_in_head: bool = False) -> None:
     assert model(**row.inputs, num_items_in_batch=torch.tensor(7)).loss.item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe"])
+def test_experts_that_round_by_what_shares_them_are_no_reason_to_pad(family: str) -> None:
+    model = build(family)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4.0 if weight.dim() > 1 else 1.0)
+
+    assert find_unexactness(model, device="cpu") is None
+
+
+def test_a_loss_for_the_balance_of_experts_is_a_reason_to_pad() -> None:
+    config = build("mixtral", output_router_logits=True).config
+    assert "balance of its experts" in str(find_unexact_layers(config))
+
+
 def test_a_model_that_bends_its_logits_is_told_from_one_that_does_not() -> None:
     fields = {"sliding_window": 64, "head_dim": 16, "num_key_value_heads": 2}
     for softcap, is_same in ((None, True), (0.5, False)):
         model = build("gemma3_text", **fields, final_logit_softcapping=softcap)
         assert find_unexactness(model, device="cpu") is None
-        problem = compare_losses(model, device=torch.device("cpu"))
+        problem = find_obstacle(model) or compare_losses(model, device=torch.device("cpu"))
         assert (problem is None) == is_same, problem
 
 

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from trainer_core.standby.command_line import reserve_room
-from trainer_core.standby.hand_over import HandOver, Readiness, has_line, read_line
+from trainer_core.standby.hand_over import HandOver, Readiness, has_line, read_line, write_line
 from trainer_core.standby.moved_paths import MovedPaths
 
 REPOSITORY = Path(__file__).parents[4]
@@ -53,6 +55,26 @@ def test_a_line_is_read_and_no_more() -> None:
     assert has_line(reader), "the end is something to read"
     assert read_line(reader, timeout_seconds=1) is None
     os.close(reader)
+
+
+def test_a_line_is_written_whole_or_given_up() -> None:
+    reader, writer = os.pipe()
+    line = b"x" * 100_000 + b"\n"
+    started_at = time.monotonic()
+    assert not write_line(writer, line, timeout_seconds=0.2), "nobody reads, and a pipe holds 64 KiB"
+    assert time.monotonic() - started_at < 5
+    assert os.get_blocking(writer)
+    os.close(reader)
+    assert not write_line(writer, line, timeout_seconds=1), "there is no other end"
+    os.close(writer)
+
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(read_line, reader, timeout_seconds=20)
+        assert write_line(writer, line, timeout_seconds=20)
+        assert read.result() == line[:-1]
+    os.close(reader)
+    os.close(writer)
 
 
 TAKE = """

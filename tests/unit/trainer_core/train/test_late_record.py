@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, make_dataset
 from trainer_core.config import Config
@@ -62,6 +63,20 @@ def test_the_log_is_the_same(make_config: MakeConfig, tmp_path: Path, monkeypatc
     assert len(at_once[0]) > 3
     assert late[0] == [pytest.approx(record) for record in at_once[0]]
     assert late[1] == at_once[1]
+
+
+def test_a_callback_that_hears_of_logs_stops_the_training_at_once(make_config: MakeConfig, monkeypatch: Any) -> None:
+    class StopsAtSecondLog(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = control.should_training_stop or state.global_step == 2
+
+    def choose(self: Any) -> None:
+        self.trainer.logs_late = True
+        self.trainer.add_callback(StopsAtSecondLog())
+
+    monkeypatch.setattr(Experiment, "before_train", choose)
+    experiment = train(make_config(max_steps=6), make_dataset(20))
+    assert experiment.trainer.state.global_step == 2  # type: ignore[union-attr]
 
 
 def test_a_training_that_fails_has_told_its_last_step(make_config: MakeConfig, monkeypatch: Any) -> None:

@@ -6,16 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from trainer_core.collators import LMCollator, collators_registry
 from trainer_core.config import Config
 from trainer_core.context import StepContext
-from trainer_core.errors import ConfigError
+from trainer_core.errors import ConfigError, DeviceMemoryError
+from trainer_core.experiments import Experiment
+from trainer_core.padding_free.rows import Row
 from trainer_core.steps.train import train
 from trainer_core.trainers import LMTrainer, trainers_registry
 
 MakeConfig = Callable[..., Config]
+DATA = (make_dataset(16), make_dataset(6))
+EIGHT = {"per_device_train_batch_size": 8}
 PLAIN = {"packing": "off", "fused_loss": "off", "lean_lora": "off"}
 
 
@@ -167,6 +172,88 @@ def test_out_of_memory_halves_a_pass_and_keeps_the_step(
     assert get_losses(halved) == pytest.approx(get_losses(whole), abs=1e-5)
     for key, weight in get_weights(whole).items():
         torch.testing.assert_close(get_weights(halved)[key], weight, atol=1e-6, rtol=1e-4, msg=key)
+
+
+@pytest.mark.filterwarnings("ignore:This implementation of AdamW is deprecated")
+@pytest.mark.parametrize(("optim", "optim_args"), [("lomo", None), ("galore_adamw_layerwise", "rank=4")])
+def test_out_of_memory_ends_a_training_whose_passes_change_the_weights(
+    make_config: MakeConfig, optim: str, optim_args: str | None
+) -> None:
+    class FullDevice(LMTrainer):
+        """A device whose memory is full once, in the second pass."""
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            self.passes = iter([False, True])
+            self.model.register_forward_pre_hook(self._allocate)
+            return super().create_optimizer(*args, **kwargs)
+
+        def _allocate(self, *_: Any) -> None:
+            if next(self.passes, False):
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    trainers_registry.add(key="full-device", value=FullDevice, override=True)
+    with pytest.raises(DeviceMemoryError):
+        train(
+            make_config(optim=optim, optim_args=optim_args, max_steps=4, trainer_key="full-device", **EIGHT),
+            make_dataset(24),
+        )
+
+
+def test_out_of_memory_while_a_batch_is_brought_to_the_device(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(self: Row, *args: Any, **kwargs: Any) -> Row:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Experiment, "before_train", lambda self: monkeypatch.setattr(Row, "to", fill))
+    with pytest.raises(DeviceMemoryError):
+        train(make_config(max_steps=1), make_dataset(8))
+
+
+class OwnLoss(LMTrainer):
+    """Has Trainer's hook for a loss of one's own, and metrics of one's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.compute_loss_func = self._compute
+        self.compute_metrics = lambda prediction: {"shape": str(prediction.predictions.shape)}
+
+    def _compute(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs.logits[:, :-1].flatten(0, 1)
+        total = nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
+        return total / num_items_in_batch
+
+
+def test_a_trainers_own_loss_gets_logits_and_its_metrics_padded_batches(
+    make_config: MakeConfig, context: StepContext, events: RecordedEvents, tmp_path: Path
+) -> None:
+    trainers_registry.add(key="own-loss", value=OwnLoss, override=True)
+    options = {"max_steps": 2, "trainer_key": "own-loss", "do_eval": True, "eval_steps": 2, "optim": "sgd"}
+    padded = train(make_config(**options, packing="off", output_dir=str(tmp_path / "padded")), *DATA)
+    rows = train(make_config(**options), *DATA, context=context)
+
+    reason = "does not compute the loss without holding all logits: the trainer has a compute_loss_func of its own"
+    assert reason in events.messages("decision")
+    assert "lays samples end to end" in events.messages("decision")
+    assert get_losses(rows) == pytest.approx(get_losses(padded), abs=1e-5)
+    shapes, expected = (
+        [record["eval_shape"] for record in run.trainer.state.log_history if "eval_shape" in record]  # type: ignore[union-attr]
+        for run in (rows, padded)
+    )
+    assert shapes == expected
+    assert shapes[0].startswith("(6, ")
+    with pytest.raises(ConfigError, match="compute_loss_func"):
+        train(make_config(**options, fused_loss="on"), *DATA)
+
+
+def test_a_trainers_own_order_of_samples_is_not_passed_over(make_config: MakeConfig) -> None:
+    class OwnOrder(LMTrainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return range(4)
+
+    trainers_registry.add(key="own-order", value=OwnOrder, override=True)
+    with pytest.raises(ConfigError, match="_get_train_sampler of its own"):
+        train(make_config(max_steps=1, trainer_key="own-order", tokens_per_batch=96), make_dataset(8))
 
 
 @pytest.mark.parametrize("packing", ["on", "off"])
