@@ -10,21 +10,18 @@ from peft import PeftModel, PeftType
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_pt_utils import nested_gather
 
 from trainer_core.kernels.fused_loss import FusedLoss
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import is_row_batch
 from trainer_core.padding_free.rows import Row, split_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
-from trainer_core.trainers.late_record import LateRecord
+from trainer_core.trainers.late_logging import LateLoggingTrainer
 from trainer_core.trainers.parallel import RankSums, describe_strategy, keeps_weights_in_shards
 from trainer_core.trainers.quick_walks import QuickWalks
 from trainer_core.trainers.speed_meter import SpeedMeter
 
-_OUR_CODE = ("trainer_core.", "transformers.")
 OVERRIDES = (
     "compute_loss",
     "training_step",
@@ -37,7 +34,7 @@ OVERRIDES = (
 """What a subclass may override; one that does gets the padded batches that it was written for."""
 
 
-class RowTrainer(Trainer):
+class RowTrainer(LateLoggingTrainer):
     """Adds to Trainer what rows need; with padded batches it is Trainer.
 
     A batch of rows holds all samples of an optimizer step: their rows are run one after the other, and their gradients
@@ -66,24 +63,16 @@ class RowTrainer(Trainer):
         self._most_tokens: int | None = None
         self._most_samples: int | None = None
         self._accumulated: list[Any] = []
-        self._late_record: LateRecord | None = None
         self._walks: QuickWalks | None = None
         self._sums = RankSums()
         super().__init__(*args, **kwargs)
         assert self.model is not None
-        self.logs_late = self.args.device.type == "cuda"
-        """Whether what is logged of a step is read while the device computes the next one."""
         self._dtypes = {name: weight.dtype for name, weight in self.model.named_parameters()}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer."""
         try:
             return super().train(*args, **kwargs)
-        except BaseException:
-            # After an error of the device there is nothing left to be read.
-            with contextlib.suppress(Exception):
-                self._tell_late_record()
-            raise
         finally:
             if self._walks is not None:
                 self._walks.close()
@@ -196,78 +185,13 @@ class RowTrainer(Trainer):
                     raise
             else:
                 self._accumulated = [] if self.accelerator.sync_gradients else [*self._accumulated, inputs]
-                self._tell_late_record()
+                self.tell_late_record()
                 return loss
             # What the failed pass holds is let go of with its error, after the handler has been left. The gradients of
             # the step's earlier batches go too, and are computed again.
             batches = [*self._accumulated, inputs]
             model.zero_grad()
             torch.cuda.empty_cache()
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """As Trainer, but DeepSpeed's is left where it is until it is logged."""
-        if self.is_deepspeed_enabled and grad_norm is not None:
-            return grad_norm
-        return super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
-
-    def _maybe_log_save_evaluate(  # noqa: PLR0913 - Trainer's signature
-        self,
-        tr_loss: torch.Tensor,
-        grad_norm: torch.Tensor | float | None,
-        model: nn.Module,
-        trial: Any,
-        epoch: float,
-        ignore_keys_for_eval: list[str] | None,
-        start_time: float,
-        learning_rate: float | None = None,
-    ) -> None:
-        """As Trainer, but what is logged of a step after which the training just goes on is read later."""
-        self._tell_late_record()
-        state, control = self.state, self.control
-        num_steps = state.global_step - self._globalstep_last_logged
-        goes_on = not (control.should_evaluate or control.should_save or control.should_training_stop)
-        if self.logs_late and goes_on and control.should_log and num_steps > 0 and not self._is_log_followed():
-            rate = self._get_learning_rate() if learning_rate is None else learning_rate
-            mean_loss = nested_gather(tr_loss, self.args.parallel_mode).mean()  # type: ignore[no-untyped-call]
-            figures = {"loss": mean_loss}
-            values = {"grad_norm": grad_norm, "learning_rate": rate}
-            if isinstance(grad_norm, torch.Tensor):
-                figures["grad_norm"] = grad_norm
-            self._late_record = LateRecord.begin(
-                figures,
-                values={name: value for name, value in values.items() if value is not None and name not in figures},
-                num_steps=num_steps,
-                num_tokens_seen=state.num_input_tokens_seen,
-                start_time=start_time,
-            )
-            tr_loss -= tr_loss
-            self._globalstep_last_logged = state.global_step
-            control.should_log = False
-        super()._maybe_log_save_evaluate(
-            *(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time), learning_rate=learning_rate
-        )
-
-    def _is_log_followed(self) -> bool:
-        """Whether a callback of the user's own hears of logs: it may stop the training, which then must wait for it."""
-        return any(
-            type(callback).on_log is not TrainerCallback.on_log and not type(callback).__module__.startswith(_OUR_CODE)
-            for callback in self.callback_handler.callbacks
-        )
-
-    def _tell_late_record(self) -> None:
-        """Logs what was left to be read of the last step."""
-        record, self._late_record = self._late_record, None
-        if record is None:
-            return
-        figures = record.read()
-        loss = figures.pop("loss")
-        self._total_loss_scalar += loss
-        num_tokens_seen = self.state.num_input_tokens_seen
-        self.state.num_input_tokens_seen = record.num_tokens_seen
-        try:
-            self.log({"loss": loss / record.num_steps, **figures}, record.start_time)
-        finally:
-            self.state.num_input_tokens_seen = num_tokens_seen
 
     def _cut(self, inputs: Any) -> list[Any]:
         """What runs in one pass each: parts of at most the size that has been found to fit."""

@@ -95,6 +95,8 @@ def test_a_stop_saves_the_current_step_and_the_next_attempt_goes_on(
     assert torch.serialization.get_crc32_options()
     resumed = train(config, make_dataset(16), context=StepContext(step=Step.TRAIN, events=events))
     assert resumed.result.facts["global_step"] == 6
+    assert len(get_losses(resumed)) == 6
+    assert resumed.result.facts["train_loss"] == pytest.approx(sum(get_losses(resumed)) / 6)
 
 
 def test_a_finished_training_is_not_trained_further(
