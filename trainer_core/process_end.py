@@ -13,7 +13,9 @@ def leave_group() -> None:
     they still receive. For a rank that has trained to the same end as the others."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
+        # One that has died meanwhile is found by the launcher, and makes nothing undone here.
+        with suppress(RuntimeError):
+            distributed.barrier()
 
 
 def end_process(status: int) -> NoReturn:

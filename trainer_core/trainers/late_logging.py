@@ -143,8 +143,8 @@ class LateLoggingTrainer(Trainer):
         )
 
     def _is_log_followed(self) -> bool:
-        """Whether a callback of the user's own hears of logs: it may stop the training, which then must wait for it."""
-        return any(
+        """Whether code of the user's own hears of logs: it may stop the training, which then must wait for it."""
+        return type(self).log is not LateLoggingTrainer.log or any(
             type(callback).on_log is not TrainerCallback.on_log and not type(callback).__module__.startswith(_OUR_CODE)
             for callback in self.callback_handler.callbacks
         )

@@ -66,6 +66,8 @@ class RowTrainer(LateLoggingTrainer):
         self._walks: QuickWalks | None = None
         self._sums = RankSums()
         super().__init__(*args, **kwargs)
+        # Ours tells of the last step when it has given the device the next one.
+        self.logs_late = self.logs_late and type(self).training_step is RowTrainer.training_step
         assert self.model is not None
         self._dtypes = {name: weight.dtype for name, weight in self.model.named_parameters()}
 
