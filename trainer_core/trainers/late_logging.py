@@ -99,8 +99,8 @@ class LateLoggingTrainer(Trainer):
             self.state.num_input_tokens_seen = num_tokens_seen
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer, but the loss of a resumed training is the mean of all its steps: Trainer adds up those since the
-        resume, and divides by all."""
+        """As Trainer, but the loss of a resumed training is the mean over its log: Trainer adds up the steps since the
+        resume, and divides by all. Not in it is what was trained between a log and a stop."""
         if "train_loss" in logs and (mean_loss := _average_losses(self.state.log_history)) is not None:
             logs["train_loss"] = mean_loss
         super().log(logs, start_time)
