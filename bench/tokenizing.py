@@ -27,7 +27,7 @@ from bench.results_file import FOLDER, write_result
 from trainer_core.collators import ChatCollator, LMCollator
 from trainer_core.collators.token_collator import TokenCollator
 from trainer_core.datasets import BaseDataset, ChatDataset, GeneralDataset
-from trainer_core.tokenized import LengthGroupedSampler, TokenizedRows, build_collate, tokenize_rows
+from trainer_core.tokenized import LengthGroupedSampler, TokenizedRows, tokenize_rows
 from trainer_core.tokenizers.chat_template import set_chat_template
 
 PACKAGES = ("tokenizers", "transformers", "torch", "numpy")
@@ -86,9 +86,9 @@ def measure(
     figures["found_again_seconds"] = round(opening, 3)
     for name, num_workers in (("on_the_fly", 0), ("on_the_fly_in_2_loader_processes", 2)):
         figures[name] = measure_loop(dataset, collator, num_rows=options.loop_rows, num_workers=num_workers)
-    figures["read_from_the_map"] = measure_loop(rows, build_collate(collator), num_rows=len(rows), num_workers=0)
+    figures["read_from_the_map"] = measure_loop(rows, collator.pad, num_rows=len(rows), num_workers=0)
     figures["read_from_the_map_by_length"] = measure_loop(
-        rows, build_collate(collator), num_rows=len(rows), num_workers=0, sampler=build_length_sampler(rows)
+        rows, collator.pad, num_rows=len(rows), num_workers=0, sampler=build_length_sampler(rows)
     )
     return figures
 

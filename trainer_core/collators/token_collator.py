@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -44,7 +44,20 @@ class TokenCollator(BaseCollator):
 
     def parse_batch(self, raw_batch: list[RawSample]) -> Batch:
         """`input_ids`, `attention_mask` and `labels`, each int64 of shape (samples, longest sample)."""
-        return pad_samples(self.encode(raw_batch), pad_token_id=self.pad_token_id, side=self.tokenizer.padding_side)
+        return self.pad(self.encode(raw_batch))
+
+    def tokenize(self, samples: Sequence[Any]) -> Sequence[Any]:
+        """Each sample's tokens; of samples that are UnpaddedSamples already, these. Raises SampleError."""
+        if hasattr(samples[0], "is_target"):
+            return samples
+        raw_batch = list(samples)
+        self.check_samples(raw_batch)
+        return self.encode(raw_batch)
+
+    def pad(self, samples: Sequence[Any]) -> Batch:
+        """The batch of `parse_batch`, also of samples that are tokens already."""
+        side = str(self.tokenizer.padding_side)
+        return pad_samples(self.tokenize(samples), pad_token_id=self.pad_token_id, side=side)
 
     @property
     def pad_token_id(self) -> int:

@@ -39,7 +39,7 @@ from trainer_core.padding_free.model_check import (
 from trainer_core.padding_free.rows import build_row
 from trainer_core.padding_free.sampler import TokenBudgetSampler
 from trainer_core.padding_free.twin import build_twin
-from trainer_core.tokenized import SamplerEpochCallback, build_collate
+from trainer_core.tokenized import SamplerEpochCallback
 from trainer_core.trainers.building import get_trainer_class
 from trainer_core.trainers.parallel import fit_buckets, gather_by_layers, is_sharding_asked_for, keeps_weights_in_shards
 from trainer_core.trainers.row_choice import choose_row_shape, find_row_obstacle, merge_accumulation
@@ -104,8 +104,7 @@ class SpeedUps(TokenData):
             trainer.add_callback(self._build_checkpoints(self._num_checkpointed))
         if self._row_attention is not None:
             assert isinstance(self.collator, RowCollator)
-            padded = self.collator.collator
-            trainer.padding_collator = build_collate(padded) if self._has_tokens else padded
+            trainer.padding_collator = self.collator.collator.pad
             trainer.row_attention = self._row_attention
             if self._fused_loss is not None and trainer.compute_loss_func is not None:
                 self._fused_loss.detach()

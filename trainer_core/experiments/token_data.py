@@ -5,7 +5,7 @@ from typing import Any
 from trainer_core.config import Config
 from trainer_core.experiments.parts import ExperimentParts
 from trainer_core.padding_free.collator import RowCollator
-from trainer_core.tokenized import LengthGroupedSampler, build_collate, find_obstacle, find_token_cache, tokenize_rows
+from trainer_core.tokenized import LengthGroupedSampler, find_obstacle, find_token_cache, tokenize_rows
 from trainer_core.trainers.building import get_trainer_class
 from trainer_core.trainers.row_trainer import RowTrainer
 
@@ -47,7 +47,7 @@ class TokenData(ExperimentParts):
         """For batches that are padded: a collator that takes tokens."""
         if self._has_tokens and not isinstance(self.collator, RowCollator):
             collator: Any = self.collator
-            self.collator = build_collate(collator)
+            self.collator = collator.pad
 
     def build_length_sampler(self) -> LengthGroupedSampler | None:
         """Batches of samples of like length, where they are padded and asked for."""

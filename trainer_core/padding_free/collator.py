@@ -34,7 +34,7 @@ class RowCollator:
 
     def __call__(self, raw_batch: Sequence[RawSample | TokenSample]) -> RowBatch:
         """Raises SampleError as the collator below does."""
-        samples = self._encode(raw_batch)
+        samples = self.collator.tokenize(raw_batch)
         lengths = [len(sample.input_ids) for sample in samples]
         groups = pack_best_fit(lengths, capacity=sum(lengths) if self.shape.is_single else self.shape.capacity)
         fill_token_id = self.collator.pad_token_id
@@ -50,11 +50,4 @@ class RowCollator:
         lengths: Sequence[int] | None = getattr(dataset, "lengths", None)
         if lengths is not None:
             return [int(length) for length in lengths]
-        return [len(self._encode([dataset[index]])[0].input_ids) for index in range(len(dataset))]
-
-    def _encode(self, raw_batch: Sequence[Any]) -> Sequence[TokenSample]:
-        if hasattr(raw_batch[0], "is_target"):
-            return raw_batch
-        raw = list(raw_batch)
-        self.collator.check_samples(raw)
-        return self.collator.encode(raw)
+        return [len(self.collator.tokenize([dataset[index]])[0].input_ids) for index in range(len(dataset))]

@@ -1,6 +1,6 @@
 """Samples that were tokenised once, kept in files and mapped into memory: what training reads instead of texts.
 
-`find_obstacle` says whether that is exact, `tokenize_rows` does it, and `build_collate` makes batches of the samples.
+`find_obstacle` says whether that is exact, `tokenize_rows` does it; the collator of the tokens makes batches of them.
 """
 
 import importlib
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer_core.tokenized.cache_folder import MAX_CACHE_BYTES, find_token_cache, prune_token_cache
-    from trainer_core.tokenized.collating import build_collate, collate_tokenized
     from trainer_core.tokenized.epoch_callback import SamplerEpochCallback
     from trainer_core.tokenized.length_groups import LengthGroupedSampler
     from trainer_core.tokenized.obstacles import find_obstacle
@@ -22,8 +21,6 @@ __all__ = [
     "SamplerEpochCallback",
     "TokenizedRows",
     "TokenizedSample",
-    "build_collate",
-    "collate_tokenized",
     "find_obstacle",
     "find_token_cache",
     "prune_token_cache",
@@ -36,8 +33,6 @@ _MODULES = {
     "SamplerEpochCallback": "epoch_callback",
     "TokenizedRows": "rows",
     "TokenizedSample": "sample",
-    "build_collate": "collating",
-    "collate_tokenized": "collating",
     "find_obstacle": "obstacles",
     "find_token_cache": "cache_folder",
     "prune_token_cache": "cache_folder",

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import nested_gather
+from transformers.trainer_utils import IntervalStrategy
 
 _OUR_CODE = ("trainer_core.", "transformers.")
 
@@ -70,6 +71,8 @@ class LateLoggingTrainer(Trainer):
         """As Trainer."""
         self._late_record: LateRecord | None = None
         super().__init__(*args, **kwargs)
+        self._known_losses = _KnownLosses()
+        self.add_callback(self._known_losses)
         self.logs_late = self.args.device.type == "cuda"
         """Whether it does so: on other devices there is nothing to be gained."""
 
@@ -82,6 +85,11 @@ class LateLoggingTrainer(Trainer):
             with suppress(Exception):
                 self.tell_late_record()
             raise
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer. What was learned before is told before."""
+        self.tell_late_record()
+        return super().evaluate(*args, **kwargs)
 
     def tell_late_record(self) -> None:
         """Logs what was left to be read of the last step."""
@@ -99,10 +107,12 @@ class LateLoggingTrainer(Trainer):
             self.state.num_input_tokens_seen = num_tokens_seen
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer, but the loss of a resumed training is the mean over its log: Trainer adds up the steps since the
-        resume, and divides by all. Not in it is what was trained between a log and a stop."""
-        if "train_loss" in logs and (mean_loss := _average_losses(self.state.log_history)) is not None:
-            logs["train_loss"] = mean_loss
+        """As Trainer, but the loss of a resumed training is the mean over all steps that its log and this attempt tell
+        of: Trainer adds up the losses since the resume, and divides by all steps."""
+        known = self._known_losses
+        num_steps = known.num_steps + self.state.global_step - known.resumed_at
+        if "train_loss" in logs and num_steps:
+            logs["train_loss"] = (known.total + self._total_loss_scalar) / num_steps
         super().log(logs, start_time)
 
     def _maybe_log_save_evaluate(  # noqa: PLR0913 - Trainer's signature
@@ -116,12 +126,16 @@ class LateLoggingTrainer(Trainer):
         start_time: float,
         learning_rate: float | None = None,
     ) -> None:
-        """As Trainer, but what is logged of a step after which the training just goes on is read later."""
+        """As Trainer, but what is logged of a step after which the training just goes on is read later.
+
+        A step that is saved is logged, too: what was trained before it is in the log of a resumed training.
+        """
         self.tell_late_record()
         state, control = self.state, self.control
+        control.should_log |= control.should_save and self.args.logging_strategy != IntervalStrategy.NO
         num_steps = state.global_step - self._globalstep_last_logged
         goes_on = not (control.should_evaluate or control.should_save or control.should_training_stop)
-        if self.logs_late and goes_on and control.should_log and num_steps > 0 and not self._is_log_followed():
+        if self.logs_late and goes_on and control.should_log and num_steps > 0 and not self._must_log_at_once():
             rate = self._get_learning_rate() if learning_rate is None else learning_rate
             mean_loss = nested_gather(tr_loss, self.args.parallel_mode).mean()  # type: ignore[no-untyped-call]
             figures: dict[str, Any] = {"loss": mean_loss}
@@ -142,7 +156,7 @@ class LateLoggingTrainer(Trainer):
             *(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time), learning_rate=learning_rate
         )
 
-    def _is_log_followed(self) -> bool:
+    def _must_log_at_once(self) -> bool:
         """Whether code of the user's own hears of logs: it may stop the training, which then must wait for it."""
         return type(self).log is not LateLoggingTrainer.log or any(
             type(callback).on_log is not TrainerCallback.on_log and not type(callback).__module__.startswith(_OUR_CODE)
@@ -156,11 +170,20 @@ class LateLoggingTrainer(Trainer):
         return super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
 
 
-def _average_losses(log_history: list[dict[str, Any]]) -> float | None:
-    """The mean loss of a step; None: none was logged. A record's is the mean of the steps since the one before it."""
-    total, last_step = 0.0, 0
-    for record in log_history:
-        if "loss" in record:
-            total += record["loss"] * (record["step"] - last_step)
-            last_step = record["step"]
-    return total / last_step if last_step else None
+class _KnownLosses(TrainerCallback):
+    """What the log of a training tells of its losses when it begins, or is resumed."""
+
+    total = 0.0
+    """Of the steps up to the last logged one. A record's loss is the mean of the steps since the one before it."""
+    num_steps = 0
+    """Up to the last logged one."""
+    resumed_at = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.total, self.num_steps, self.resumed_at = 0.0, 0, state.global_step
+        for record in state.log_history:
+            if "loss" in record:
+                self.total += record["loss"] * (record["step"] - self.num_steps)
+                self.num_steps = int(record["step"])

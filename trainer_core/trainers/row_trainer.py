@@ -50,7 +50,7 @@ class RowTrainer(LateLoggingTrainer):
     length_sampler: Sampler[int] | None = None
     """The order of samples that are padded; None: Trainer's."""
     padding_collator: Any = None
-    """Makes the batches of evaluations whose metrics look at logits; None: the training's collator does."""
+    """Makes the batches of what looks at logits: metrics, predictions. None: the training's collator does."""
     can_halve = True
     """Whether a step may run in more and smaller passes when the device's memory is too small: what a pass does to the
     weights, or adds to the loss, then has to be a sum over its samples."""
@@ -65,9 +65,8 @@ class RowTrainer(LateLoggingTrainer):
         self._accumulated: list[Any] = []
         self._walks: QuickWalks | None = None
         self._sums = RankSums()
+        self._kept_loaders: dict[bool, dict[str, Any]] = {}
         super().__init__(*args, **kwargs)
-        # Ours tells of the last step when it has given the device the next one.
-        self.logs_late = self.logs_late and type(self).training_step is RowTrainer.training_step
         assert self.model is not None
         self._dtypes = {name: weight.dtype for name, weight in self.model.named_parameters()}
 
@@ -96,14 +95,28 @@ class RowTrainer(LateLoggingTrainer):
             prefetch_factor=arguments.dataloader_prefetch_factor,
         )
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
-        """As Trainer; for metrics of its user's own the batches are padded, as these expect."""
-        if self.padding_collator is None or not (self.compute_metrics or self.preprocess_logits_for_metrics):
-            return super().get_eval_dataloader(*args, **kwargs)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As Trainer; for metrics of its user's own the batches are padded, as these expect.
+
+        Trainer keeps one loader whose workers live on, and would take it for any data set that is passed, too.
+        """
+        is_padded = bool(self.compute_metrics or self.preprocess_logits_for_metrics)
+        is_of_trainer = eval_dataset is None or isinstance(eval_dataset, str) or eval_dataset is self.eval_dataset
+        self._eval_dataloaders = self._kept_loaders.setdefault(is_padded, {}) if is_of_trainer else {}
+        with self._padding() if is_padded else contextlib.nullcontext():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As Trainer, with padded batches: a prediction is made of logits, which rows do not give."""
+        with self._padding():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _padding(self) -> Iterator[None]:
         collator = self.data_collator
-        self.data_collator = self.padding_collator
+        self.data_collator = self.padding_collator or collator
         try:
-            return super().get_eval_dataloader(*args, **kwargs)
+            yield
         finally:
             self.data_collator = collator
 
@@ -194,6 +207,10 @@ class RowTrainer(LateLoggingTrainer):
             batches = [*self._accumulated, inputs]
             model.zero_grad()
             torch.cuda.empty_cache()
+
+    def _must_log_at_once(self) -> bool:
+        """A step of a subclass's own may tell of it elsewhere than this one does."""
+        return type(self).training_step is not RowTrainer.training_step or super()._must_log_at_once()
 
     def _cut(self, inputs: Any) -> list[Any]:
         """What runs in one pass each: parts of at most the size that has been found to fit."""

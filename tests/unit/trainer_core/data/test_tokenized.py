@@ -22,7 +22,7 @@ from trainer_core.collators.sample_error import SampleError
 from trainer_core.collators.token_collator import TokenCollator
 from trainer_core.datasets import BaseDataset, ChatDataset, GeneralDataset, SodaDataset
 from trainer_core.datasets.rows_on_disk import RowsOnDisk
-from trainer_core.tokenized import build_collate, find_obstacle, tokenize_rows
+from trainer_core.tokenized import find_obstacle, tokenize_rows
 from trainer_core.types import RawSample
 
 TOKENIZERS = {with_bos: build_tiny_tokenizer(with_bos=with_bos) for with_bos in (True, False)}
@@ -83,7 +83,7 @@ def test_tokenised_once_is_encoded_on_the_fly(
     assert kept.num_target_tokens == sum(sample.num_targets for sample in encoded)
     assert kept.num_tokens == kept.lengths.sum()
     if samples:
-        batch, expected = build_collate(collator)(read), collator(samples)
+        batch, expected = collator.pad(read), collator(samples)
         assert batch.keys() == expected.keys()
         for name in expected:
             assert batch[name].dtype == expected[name].dtype == torch.int64
@@ -93,7 +93,7 @@ def test_tokenised_once_is_encoded_on_the_fly(
 def test_rows_read_in_loader_processes_are_the_same(tmp_path: Path) -> None:
     collator = LMCollator(TOKENIZERS[True], 32)
     rows = tokenize_rows(GeneralDataset(build_rows(40)), collator, folder=tmp_path, num_processes=1)
-    collate = build_collate(collator)
+    collate = collator.pad
     here = list(DataLoader(rows, batch_size=7, collate_fn=collate))
 
     # Spawned: the data set goes there as a pickle, which holds no token.
@@ -230,6 +230,6 @@ def test_an_end_of_text_that_is_also_padding_is_still_learned(
     rows = [{"text_parts": ["Hi there", "I am Bob"]}, {"text_parts": ["Hi", "Yes"]}]
     kept = tokenize_rows(GeneralDataset(rows), collator, folder=tmp_path, num_processes=1)
 
-    batch = build_collate(collator)([kept[0], kept[1]])
+    batch = collator.pad([kept[0], kept[1]])
 
     assert torch.equal(batch["labels"], collator(rows)["labels"])

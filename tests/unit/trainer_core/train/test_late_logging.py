@@ -13,6 +13,8 @@ from trainer_core.context import StepContext
 from trainer_core.enums import Step
 from trainer_core.experiments import Experiment
 from trainer_core.steps.train import train
+from trainer_core.trainers import trainers_registry
+from trainer_core.trainers.lm import LMTrainer
 from trainer_core.trainers.row_trainer import RowTrainer
 
 MakeConfig = Callable[..., Config]
@@ -63,6 +65,38 @@ def test_the_log_is_the_same(make_config: MakeConfig, tmp_path: Path, monkeypatc
     assert len(at_once[0]) > 3
     assert late[0] == [pytest.approx(record) for record in at_once[0]]
     assert late[1] == at_once[1]
+
+
+class OwnLog(LMTrainer):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+
+
+class OwnStep(LMTrainer):
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        return super().training_step(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("trainer_cls", "num_known"), [(LMTrainer, [0, 0, 1]), (OwnLog, [0, 1, 2]), (OwnStep, [0, 1, 2])]
+)
+def test_what_a_trainer_of_ones_own_may_hear_of_is_logged_at_once(
+    make_config: MakeConfig, monkeypatch: Any, trainer_cls: type[LMTrainer], num_known: list[int]
+) -> None:
+    known = []
+
+    class Counts(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            known.append(len(state.log_history))
+
+    def choose(self: Any) -> None:
+        self.trainer.logs_late = True
+        self.trainer.add_callback(Counts())
+
+    monkeypatch.setattr(Experiment, "before_train", choose)
+    trainers_registry.add(key="own", value=trainer_cls, override=True)
+    train(make_config(max_steps=3, trainer_key="own"), make_dataset(20))
+    assert known == num_known
 
 
 def test_a_callback_that_hears_of_logs_stops_the_training_at_once(make_config: MakeConfig, monkeypatch: Any) -> None:

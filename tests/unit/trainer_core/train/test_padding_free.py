@@ -246,6 +246,23 @@ def test_a_trainers_own_loss_gets_logits_and_its_metrics_padded_batches(
         train(make_config(**options, fused_loss="on"), *DATA)
 
 
+def test_another_data_set_is_evaluated_and_predicted_by_hand(make_config: MakeConfig) -> None:
+    train_data, eval_data = DATA
+    options = {"max_steps": 1, "do_eval": True, "eval_steps": 1, "dataloader_num_workers": 1}
+    trainer = train(make_config(**options), train_data, eval_data).trainer
+    assert trainer is not None
+    assert trainer.args.dataloader_persistent_workers
+    of_trainer, of_other = (trainer.evaluate(data)["eval_loss"] for data in (None, train_data))
+    prediction = trainer.predict(train_data)
+
+    assert prediction.predictions.shape[0] == len(train_data)
+    assert prediction.metrics["test_loss"] == pytest.approx(of_other, rel=1e-2)
+    assert abs(of_other - of_trainer) > 1e-3
+    assert trainer.evaluate()["eval_loss"] == of_trainer
+    trainer.compute_metrics = lambda prediction: {"num_samples": len(prediction.predictions)}
+    assert trainer.evaluate()["eval_num_samples"] == len(eval_data)
+
+
 def test_a_trainers_own_order_of_samples_is_not_passed_over(make_config: MakeConfig) -> None:
     class OwnOrder(LMTrainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:

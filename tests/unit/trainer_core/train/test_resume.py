@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from trainer_core.checkpoints import MARKER, newest_complete_checkpoint
@@ -18,6 +19,7 @@ from trainer_core.config import Config, dump_config
 from trainer_core.context import StepContext, StopFlag
 from trainer_core.enums import Step
 from trainer_core.errors import StepInterrupted
+from trainer_core.experiments import Experiment
 from trainer_core.steps.train import train
 
 ROOT = Path(__file__).parents[4]
@@ -97,6 +99,34 @@ def test_a_stop_saves_the_current_step_and_the_next_attempt_goes_on(
     assert resumed.result.facts["global_step"] == 6
     assert len(get_losses(resumed)) == 6
     assert resumed.result.facts["train_loss"] == pytest.approx(sum(get_losses(resumed)) / 6)
+
+
+@pytest.mark.parametrize("logging_steps", [2, 3, 10])
+def test_the_loss_of_a_resumed_training_is_the_mean_over_all_steps(
+    make_config: MakeConfig, events: RecordedEvents, tmp_path: Path, monkeypatch: Any, logging_steps: int
+) -> None:
+    class StopsAt(TrainerCallback):
+        def __init__(self, step: int, stop: StopFlag) -> None:
+            self.step, self.stop = step, stop
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == self.step - 1:
+                self.stop.set()
+
+    options = {"max_steps": 7, "save_steps": 100, "learning_rate": 1e-2, "logging_steps": logging_steps}
+    straight = train(make_config(**options, output_dir=str(tmp_path / "straight")), make_dataset(16))
+    config = make_config(**options, output_dir=str(tmp_path / "stopped"))
+    for stops_at in (2, 5):
+        stop = StopFlag()
+        callback = StopsAt(stops_at, stop)
+        context = StepContext(step=Step.TRAIN, events=events, stop=stop)
+        monkeypatch.setattr(Experiment, "before_train", lambda self, it=callback: self.trainer.add_callback(it))
+        with pytest.raises(StepInterrupted, match=f"step {stops_at} of 7"):
+            train(config, make_dataset(16), context=context)
+    resumed = train(config, make_dataset(16), context=StepContext(step=Step.TRAIN, events=events))
+    assert resumed.result.facts["train_loss"] == pytest.approx(straight.result.facts["train_loss"], abs=1e-4)
+    told_at = [record["step"] for record in resumed.trainer.state.log_history if "loss" in record]  # type: ignore[union-attr]
+    assert {2, 5, 7} <= set(told_at)
 
 
 def test_a_finished_training_is_not_trained_further(
