@@ -22,8 +22,9 @@ _MODULES = (
     "peft.utils.transformers_weight_conversion",
     "torch.utils.serialization.config",
     "safetensors.torch",
-    # bitsandbytes imports it, which may have to wait until the GPUs are known.
+    # bitsandbytes imports them, which may have to wait until the GPUs are known.
     "functorch.compile",
+    "torch._inductor.compile_fx",
 )
 
 

@@ -14,8 +14,8 @@ from trainer_core.context import StepContext
 from trainer_core.padding_free.attention import attend, attend_by_sample
 from trainer_core.steps.train import train
 
-# Inductor loads parts of torch that torch calls deprecated.
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")]
+# Dynamo looks at what it compiles in ways of which torch warns its users.
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 PLAIN = {
     **{"packing": "off", "fused_loss": "off", "lean_lora": "off", "torch_compile": "off", "use_liger_kernel": "off"},
     "autocast": "on",
