@@ -62,7 +62,7 @@ _CHECKPOINTS = {"use_gradient_checkpointing": True, "offload_activations": True}
 
 def _make_context_case(length: int) -> Case:
     """One long sample a step, with all that spares memory: two steps show how much it takes."""
-    config = _LORA | _CHECKPOINTS | {"tokens_per_batch": length, "max_length": length}
+    config = _LORA | _CHECKPOINTS | {"tokens_per_batch": length, "max_length": length, "torch_compile": "off"}
     return Case("8b", config, batch_size=1, num_warmup_steps=1, num_steps=1, num_windows=1, length=length)
 
 

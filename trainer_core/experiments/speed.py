@@ -24,7 +24,7 @@ from trainer_core.kernels.choosing import (
 from trainer_core.kernels.compiled_layers import compile_layers, find_layers
 from trainer_core.kernels.fp8_linear import convert_base_to_fp8, find_fp8_obstacle
 from trainer_core.kernels.fused_loss import FusedLoss, find_obstacle
-from trainer_core.kernels.liger import apply_liger
+from trainer_core.kernels.liger import apply_liger, remove_liger
 from trainer_core.kernels.lora_linear import make_lean
 from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
@@ -300,6 +300,7 @@ class SpeedUps(TokenData):
 
     def _choose_layers(self) -> None:
         config, base = self.config, self._get_base()
+        remove_liger()
         obstacle = self._find_compile_obstacle()
         if obstacle is None and self._row_attention is None:
             obstacle = "batches of padded samples have too many different shapes"

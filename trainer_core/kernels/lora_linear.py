@@ -70,13 +70,14 @@ class _AdaptedProduct(torch.autograd.Function):
 
 
 def _is_frozen_product(layer: nn.Module, x: torch.Tensor, dropout: nn.Module) -> bool:
-    """Whether a layer is torch's own in x's format and stays as it is. Compiled code adds up by itself."""
+    """Whether a layer is torch's own in x's format and stays as it is, and all of x is seen by the adapter. Compiled
+    code adds up by itself."""
     return (
         type(layer) is nn.Linear
         and layer.weight.dtype == x.dtype
         and not layer.weight.requires_grad
         and not (layer.bias is not None and layer.bias.requires_grad)
-        and not (dropout.training and getattr(dropout, "p", 0.0))
+        and (isinstance(dropout, nn.Identity) or not dropout.training)
         and not layer._forward_hooks
         and not layer._forward_pre_hooks
         and not torch.is_autocast_enabled(x.device.type)

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, PreTrainedModel
 
 NAME = "padding_free"
 """What transformers knows this attention by."""
+NAME_OF_ONE = "padding_free_one_sample"
+"""And that of a row that is one sample."""
 
 _UNKNOWN_ARGUMENTS = ("softcap", "s_aux", "position_bias", "sinks")
 """Arguments of other models' attention that change its result, and that the kernels here do not take."""
@@ -39,15 +41,19 @@ class RowAttention:
             raise BoundaryError("the model's attention is its own, not one of transformers' functions")
         # No function that builds masks goes with the name: for such a one transformers builds none.
         AttentionInterface.register(NAME, attend)
+        AttentionInterface.register(NAME_OF_ONE, attend_to_one_sample)
         self._settings: list[Any] = list({id(part.config): part.config for part in parts}.values())
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Within, the model takes rows; with checkpoints of activations its backward pass belongs within as well."""
+    def active(self, *, has_one_sample: bool = False) -> Iterator[None]:
+        """Within, the model takes rows; with checkpoints of activations its backward pass belongs within as well.
+
+        `has_one_sample`: each row is one sample, which may be filled up behind.
+        """
         previous = [settings._attn_implementation for settings in self._settings]
         try:
             for settings in self._settings:
-                settings._attn_implementation_internal = NAME
+                settings._attn_implementation_internal = NAME_OF_ONE if has_one_sample else NAME
             yield
         finally:
             for settings, name in zip(self._settings, previous, strict=True):
@@ -93,7 +99,7 @@ def attend(  # noqa: PLR0913 - transformers' signature
         recorded.append(sliding_window)
     # Where the window is at least as long as every sample, it is none.
     window = None if sliding_window is None or sliding_window >= max_length_q else sliding_window
-    if query.is_cuda and query.dtype != torch.float32 and _has_kernel(query.device):
+    if _has_kernel(query):
         # torch 2.11 takes fewer key-value heads without being told.
         options = {"enable_gqa": query.shape[1] != key.shape[1]} if "enable_gqa" in _KERNEL_PARAMETERS else {}
         result_THD = _attend_by_kernel(
@@ -108,6 +114,30 @@ def attend(  # noqa: PLR0913 - transformers' signature
             query_THD, key_TGD, value_TGD, cu_seq_lens_q.tolist(), scale=scaling, window=window
         )
     return result_THD.unsqueeze(0), None
+
+
+def attend_to_one_sample(  # noqa: PLR0913 - transformers' signature
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What `attend` does, of a row that is one sample: by torch's own choice of a kernel, of which some are faster
+    than the one that knows boundaries. What the row is filled up with attends to the sample, and nothing to it."""
+    has_window = sliding_window is not None and sliding_window < query.shape[2]
+    if has_window or not _has_kernel(query):
+        return attend(module, query, key, value, attention_mask, scaling, dropout, sliding_window, **kwargs)
+    is_causal = kwargs.get("is_causal")
+    _check(attention_mask, batch_size=query.shape[0], dropout=dropout, is_causal=is_causal, kwargs=kwargs)
+    result = nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return result.transpose(1, 2), None
 
 
 def attend_by_sample(
@@ -140,8 +170,12 @@ def attend_by_sample(
     return torch.cat(results)
 
 
+def _has_kernel(query: torch.Tensor) -> bool:
+    return query.is_cuda and query.dtype != torch.float32 and _is_new_enough(query.device)
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_kernel(device: torch.device) -> bool:
+def _is_new_enough(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= _KERNEL_CAPABILITY
 
 

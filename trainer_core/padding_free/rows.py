@@ -12,6 +12,9 @@ from trainer_core.collators.base import IGNORED_LABEL
 FEWEST_BOUNDARIES = 128
 """The list of boundaries is as long as this or a power of two above: compiled code sees few different lengths."""
 
+_LONG = 4096
+"""Tokens from which on attention takes a tenth of a layer's time."""
+
 
 class TokenSample(Protocol):
     """One sample: `input_ids` and `is_target`, of one length each."""
@@ -56,6 +59,11 @@ class Row:
     def num_targets(self) -> int:
         """Tokens that are learned."""
         return int(self.target_ids_K.shape[0])
+
+    @property
+    def is_one_long_sample(self) -> bool:
+        """Whether the row is one sample, long enough for its attention to matter, and not much else."""
+        return self.num_samples == 1 and self.num_tokens >= max(_LONG, 0.9 * self.inputs["input_ids"].numel())
 
     def to(self, device: Any, non_blocking: bool = False) -> "Row":
         """The row on a device; data loaders call this by its name."""

@@ -291,7 +291,7 @@ class RowTrainer(LateLoggingTrainer):
     def _running(self, row: Row) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if self.row_attention is not None:
-                stack.enter_context(self.row_attention.active())
+                stack.enter_context(self.row_attention.active(has_one_sample=row.is_one_long_sample))
             if self.fused_loss is not None:
                 stack.enter_context(self.fused_loss.over(row.target_index_K, row.target_ids_K))
             yield

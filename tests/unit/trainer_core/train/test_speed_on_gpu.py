@@ -11,7 +11,7 @@ from tests.support.tiny_models import build_tiny_llama
 from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
 from trainer_core.config import Config
 from trainer_core.context import StepContext
-from trainer_core.padding_free.attention import attend, attend_by_sample
+from trainer_core.padding_free.attention import attend, attend_by_sample, attend_to_one_sample
 from trainer_core.steps.train import train
 
 # Dynamo looks at what it compiles in ways of which torch warns its users.
@@ -97,6 +97,20 @@ def test_the_kernel_attends_as_one_call_a_sample_does(window: int | None) -> Non
     torch.testing.assert_close(result, expected, atol=2e-2, rtol=2e-2)
     for gradient, other in zip(gradients, torch.autograd.grad(expected.float().square().sum(), inputs), strict=True):
         torch.testing.assert_close(gradient, other, atol=5e-2, rtol=5e-2)
+
+
+def test_one_sample_is_attended_to_as_by_one_call() -> None:
+    random = torch.Generator("cuda").manual_seed(0)
+    shape = {"device": "cuda", "dtype": torch.bfloat16, "generator": random}
+    inputs = [torch.randn(1, heads, 512, 64, **shape).requires_grad_() for heads in (4, 2, 2)]  # type: ignore[call-overload]
+    result, _ = attend_to_one_sample(torch.nn.Identity(), *inputs, None)
+    exact = [each.detach().float().requires_grad_() for each in inputs]
+    rows = [each.transpose(1, 2).squeeze(0) for each in exact]
+    expected = attend_by_sample(rows[0], rows[1], rows[2], [0, 512], scale=None, window=None).unsqueeze(0)
+    torch.testing.assert_close(result.float(), expected, atol=2e-2, rtol=2e-2)
+    gradients = torch.autograd.grad(result.float().square().sum(), inputs)
+    for gradient, other in zip(gradients, torch.autograd.grad(expected.square().sum(), exact), strict=True):
+        torch.testing.assert_close(gradient.float(), other, atol=5e-2, rtol=5e-2)
 
 
 def test_the_kernel_lets_nothing_across_a_boundary() -> None:
