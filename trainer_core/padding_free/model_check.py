@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from trainer_core.padding_free.attention import BoundaryError, RowAttention, record_windows
 from trainer_core.padding_free.rows import Row, RowShape, build_row
@@ -64,9 +65,10 @@ def find_unexactness(model: Any, *, device: Any) -> str | None:
     """What is against running a model on rows; None: its losses stay the same. The model is left as it is.
 
     Two short samples are run padded and then in one row; then one of them is changed, which must leave the other's
-    numbers as they are to the last bit, or with experts but for rounding. `device`: where the model lies.
+    numbers as they are to the last bit, or with experts but for rounding: then no gradient may flow from one to the
+    other. `device`: where the model lies.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _get_base(model)
     samples = build_probe_samples(base.config)
     changed = [_Sample(list(reversed(samples[0].input_ids))), *samples[1:]]
     try:
@@ -86,7 +88,7 @@ def find_unexactness(model: Any, *, device: Any) -> str | None:
     own, after = logits_TV[first:], changed_logits_TV[first:]
     if not torch.equal(own, after):
         is_rounding = _has_experts(base.config) and _is_rounding(own, after)
-        if not is_rounding or _has_gradient_across(model, samples, device=device):
+        if not (is_rounding and _is_apart(model, samples, device=device)):
             return "a sample's numbers change with another sample of its row"
     difference = float((found - expected).abs().mean())
     tolerance = _TOLERANCES.get(logits_TV.dtype, _TOLERANCES[torch.float32])
@@ -96,8 +98,17 @@ def find_unexactness(model: Any, *, device: Any) -> str | None:
 
 
 def _has_experts(settings: Any) -> bool:
-    names = vars(settings.get_text_config())
-    return any("expert" in name and name.startswith(("n_", "num_", "moe_")) for name in names)
+    """Whether a model chooses among experts: settings of dense ones may name them, too, as 0, 1 or None."""
+    text_settings = settings.get_text_config()
+    # DBRX names them in a part of its settings, others for each layer.
+    parts = [text_settings, *(each for each in vars(text_settings).values() if isinstance(each, PreTrainedConfig))]
+    counts = [
+        value
+        for part in parts
+        for name, value in vars(part).items()
+        if name.endswith("experts") and "shared" not in name and value
+    ]
+    return any(max(count if isinstance(count, list | tuple) else [count]) > 1 for count in counts)
 
 
 def _is_rounding(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -106,27 +117,38 @@ def _is_rounding(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(difference <= _ROUNDING.get(one.dtype, _ROUNDING[torch.float32]))
 
 
-def _has_gradient_across(model: Any, samples: Sequence[_Sample], *, device: Any) -> bool:
-    """Whether the losses of the second sample depend on the first one's words, however little.
+def _is_apart(model: Any, samples: Sequence[_Sample], *, device: Any) -> bool:
+    """Whether the losses of the second sample provably have no gradient at the first one's words.
 
-    That gradient is a sum of zeros, without rounding in any precision.
+    However little flows from one sample to another, this is not zero; where nothing does, zeros are added up, which no
+    precision rounds. A change of words tells this less well: it is rounded.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _get_base(model)
+    first = len(samples[0].input_ids)
+    try:
+        with torch.enable_grad(), _inference(model), RowAttention(base).active(), _record_words(base) as words:
+            losses, _ = _measure_row(model, samples, device=device)
+            grads = torch.autograd.grad(losses[first - 1 :].sum(), words)
+    # Where no gradient can be had, or not in the memory that is left, nothing is proven.
+    except RuntimeError:
+        return False
+    return all(bool(each[:, first:].any()) and not each[:, :first].any() for each in grads)
+
+
+@contextmanager
+def _record_words(base: Any) -> Iterator[list[torch.Tensor]]:
+    """Collects what the model looks up for its words within, as the beginnings of what has a gradient."""
     words: list[torch.Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: Any, output_1TD: torch.Tensor) -> torch.Tensor:
-        words.append(output_1TD.detach().requires_grad_())
+    def keep(_module: nn.Module, _inputs: Any, words_1TD: torch.Tensor) -> torch.Tensor:
+        words.append(words_1TD.detach().requires_grad_())
         return words[-1]
 
-    first = len(samples[0].input_ids)
     hook = base.get_input_embeddings().register_forward_hook(keep)
     try:
-        with torch.enable_grad(), _inference(model), RowAttention(base).active():
-            losses, _ = _measure_row(model, samples, device=device)
-            (grad_1TD,) = torch.autograd.grad(losses[first - 1 :].sum(), words)
+        yield words
     finally:
         hook.remove()
-    return bool(grad_1TD[:, :first].any())
 
 
 def has_unused_weights(model: Any, *, device: Any) -> bool:
@@ -134,7 +156,7 @@ def has_unused_weights(model: Any, *, device: Any) -> bool:
 
     The model is left as it is, without gradients. `device`: where it lies.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _get_base(model)
     if _has_experts(base.config):
         return True
     row = build_probe_row(build_probe_samples(base.config)).to(device)
@@ -143,6 +165,10 @@ def has_unused_weights(model: Any, *, device: Any) -> bool:
     is_unused = any(weight.requires_grad and weight.grad is None for weight in model.parameters())
     model.zero_grad()
     return is_unused
+
+
+def _get_base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _check_windows(windows: Sequence[int | None], settings: Any) -> str | None:
