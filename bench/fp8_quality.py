@@ -216,7 +216,7 @@ def run_tuning(name: str, scale: Scale, folder: Path, values: Mapping[str, objec
         "eval_local_path_to_data": str(folder / "held_out.jsonl"),
         "output_dir": str(folder / name),
         "max_steps": scale.num_tuning_steps,
-        "learning_rate": 5e-4,
+        "learning_rate": 1e-3,
         **{"apply_lora": True, "lora_rank": 16, "lora_dropout": 0.0},
     }
     shown = train_once(name, scale, {**defaults, **values})
