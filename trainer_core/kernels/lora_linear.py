@@ -33,7 +33,7 @@ def lean_forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch
         base_TO = self.base_layer(x, *args, **kwargs).flatten(0, -2)
         inner_TR = functional.linear(dropout(flat_TI), first_RI) * scaling
         result_TO = torch.addmm(base_TO, inner_TR, second_OR.T)
-    return result_TO.view(*x.shape[:-1], -1)
+    return result_TO.view(*x.shape[:-1], result_TO.shape[-1])
 
 
 class _AdaptedProduct(torch.autograd.Function):

@@ -44,7 +44,7 @@ def run(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("dropout", "has_bias"), [(0.0, False), (0.0, True), (0.3, False)])
-@pytest.mark.parametrize("shape", [(1, 9, 12), (2, 5, 12), (9, 12)])
+@pytest.mark.parametrize("shape", [(1, 9, 12), (2, 5, 12), (9, 12), (0, 12)])
 def test_results_and_gradients_are_peft_s(
     monkeypatch: Any, dtype: torch.dtype, dropout: float, has_bias: bool, shape: tuple[int, ...]
 ) -> None:
