@@ -29,7 +29,7 @@ from trainer_core.checkpoints import newest_complete_checkpoint
 from trainer_core.enums import Step
 from trainer_core.events import EventRecord
 from trainer_core.job_spec import JobSpec, StepInputs
-from trainer_core.watchdog import become_subreaper, find_descendants
+from trainer_core.watchdog import become_subreaper, exit_when_stdin_hangs_up, find_descendants, kill_descendants
 from trainer_core.workspace import Workspace
 from worker.cage import build_job_cage
 from worker.pipeline_process import PipelineProgram, serve_attempt
@@ -107,8 +107,10 @@ def main() -> int:
 
 def hold(root: Path, attempt: int) -> int:
     """The starter: what a worker's pool process is to a pipeline. SIGTERM asks it to stop, SIGUSR1 kills it with
-    all that it started, as a supervisor does whose job is cancelled without a last checkpoint."""
+    all that it started, as a supervisor does whose job is cancelled without a last checkpoint. It ends with whoever
+    holds its stdin, if that is a pipe."""
     become_subreaper()
+    exit_when_stdin_hangs_up(kill_descendants)
     process = serve_attempt(
         Workspace(root),
         attempt=attempt,

@@ -40,7 +40,7 @@ from trainer_core.attempt.outcome import AttemptResult, read_result
 from trainer_core.enums import Step
 from trainer_core.events import EventRecord
 from trainer_core.job_spec import JobSpec, StepInputs
-from trainer_core.watchdog import become_subreaper
+from trainer_core.watchdog import become_subreaper, kill_descendants
 from trainer_core.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ class Bench:
     num_gpus: int
     scale: str
     activation_budget: float | None = None
-    """GiB for the activations of a GPU: 84.8 GiB in all do not fit everywhere."""
+    """GiB for the activations of a GPU, alone and with DDP: 84.8 GiB in all do not fit everywhere."""
     runs: dict[str, Run] = field(default_factory=dict)
     faults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -116,9 +116,11 @@ class Bench:
             **case.config,
             "tokens_per_batch": case.config["tokens_per_batch"] * self.num_gpus,
             "gradient_accumulation_steps": self.num_gpus // num_gpus,
-            **({} if self.activation_budget is None else {"activation_memory_budget_gib": self.activation_budget}),
             **values,
         }
+        # DeepSpeed and FSDP take the layers over that a budget changes.
+        if self.activation_budget is not None and not values.keys() & {"fsdp_strategy", "deepspeed_stage"}:
+            config["activation_memory_budget_gib"] = self.activation_budget
         inputs = StepInputs(prepared_train=str(self.folder / f"{case.shape}.jsonl"))
         return JobSpec("job-gpus", 1, config, (Step.TRAIN,), inputs, num_processes=num_gpus)
 
@@ -130,12 +132,16 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=["8b-lora", "1b-full", *EXTRAS])
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
     parser.add_argument("--scale", choices=list(KINDS), default="llama")
-    parser.add_argument("--activation-budget", type=float, help="GiB of a GPU; 50 has 8b-lora fit into 80 GB")
+    parser.add_argument("--activation-budget", type=float, help="GiB of a GPU, for DDP; 50 has 8b-lora fit into 80 GB")
     parser.add_argument("--folder", type=Path, help="where models are written; default: a temporary folder")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
+    if problem := find_problem(options):
+        parser.error(problem)
     wanted = options.only or ["1b-full", "8b-lora", *EXTRAS]
     become_subreaper()
+    # As Ctrl-C does: what has been started is ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="multi-gpu-", dir=options.folder))
     bench = Bench(folder, options.num_gpus, options.scale, options.activation_budget)
     path: Path | None = None
@@ -153,12 +159,32 @@ def main() -> int:
                     **{"runs": [asdict(run) for run in bench.runs.values()], "faults": bench.faults},
                 }
                 path = write_result(f"multi-gpu-{device}", figures, setup=SETUP, folder=options.out, path=path)
+    except KeyboardInterrupt:
+        return 130
     finally:
+        kill_descendants()
         shutil.rmtree(folder, ignore_errors=True)
     problems = [f"{run.name}: {problem}" for run in bench.runs.values() for problem in run.problems]
     problems += [f"{name}: {problem}" for name, fault in bench.faults.items() for problem in fault["problems"]]
     print("\n".join([f"written: {path}", *problems]))
     return 1 if problems else 0
+
+
+def find_problem(options: argparse.Namespace) -> str | None:
+    """What is wrong with the options, before anything is made; None: nothing shows."""
+    if options.num_gpus < 2:
+        return "--num-gpus must be at least 2"
+    if options.activation_budget is not None and options.activation_budget <= 0:
+        return "--activation-budget must be more than 0"
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"--out {options.out}: {error.strerror}"
+    for name in ("out", "folder"):
+        folder = getattr(options, name)
+        if folder is not None and not os.access(folder, os.W_OK):
+            return f"--{name} {folder}: nothing can be written there"
+    return None
 
 
 def plan(name: str, bench: Bench, *, strategies: list[str]) -> list[Any]:
@@ -314,10 +340,10 @@ def start(bench: Bench, spec: JobSpec, *, name: str, gpus: Any) -> tuple[Workspa
 
 
 def hold(workspace: Workspace, attempt: int, *, gpus: Any) -> subprocess.Popen[bytes]:
-    """Starts an attempt on these GPUs."""
+    """Starts an attempt on these GPUs. It ends with this process."""
     argv = [sys.executable, "-m", "bench.gpu_faults", "--hold", str(workspace.root), str(attempt)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
-    return subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True, env=environment)
+    return subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True, env=environment)
 
 
 def finish(bench: Bench, name: str, workspace: Workspace, holder: Any, *, num_gpus: int) -> Run:

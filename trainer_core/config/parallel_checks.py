@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trainer_core.config.optimizers import is_low_rank
 from trainer_core.errors import Problem
 from trainer_core.registry import describe_unknown_key
 
@@ -69,6 +70,12 @@ def find_parallel_problems(config: "Config") -> Iterator[Problem]:
     if config.device_map is not None and (uses_deepspeed(config) or config.fsdp_strategy):
         message = "device_map places layers, and so do DeepSpeed and FSDP; leave it at None"
         yield Problem(message, "device_map", "conflict")
+    if is_low_rank(config.optim or "") and (uses_deepspeed(config) or config.fsdp_strategy):
+        message = (
+            f"optim={config.optim!r} projects the gradient of each matrix, which DeepSpeed and FSDP cut into shards; "
+            "use another optimizer, or several processes without them"
+        )
+        yield Problem(message, "optim", "conflict")
 
 
 def describe_quantized_stage_3(quantized: str, *, param: str) -> Problem:

@@ -63,6 +63,8 @@ def test_every_field_says_what_it_means() -> None:
         ),
         ({"offload_activations": True}, "offload_activations", "conflict", "use_gradient_checkpointing"),
         ({"deepspeed_stage": 4}, "deepspeed_stage", "invalid_value", "3"),
+        ({"deepspeed_stage": 2, "optim": "galore_adamw"}, "optim", "conflict", "cut into shards"),
+        ({"fsdp_strategy": "full_shard", "optim": "apollo_adamw"}, "optim", "conflict", "cut into shards"),
         ({"push_to_hub": True}, "hub_model_id", "missing_input", "owner/name"),
         ({"gptq_bits": 3, "quantizer_key": "bnb"}, "gptq_bits", "conflict", "4 and 8 bits"),
         ({"gptq_bits": 5}, "gptq_bits", "invalid_value", "2, 3, 4 or 8"),
