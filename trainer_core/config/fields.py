@@ -278,7 +278,7 @@ class Config:
     label_smoothing_factor: Fraction = 0.0
     """Share of the target's probability that is spread over the vocabulary."""
     logging_steps: Positive = 10
-    """Optimizer steps between two metrics."""
+    """Optimizer steps between two metrics; the first step and each that is saved have some, too."""
     save_steps: Positive = 100
     """Optimizer steps between two checkpoints."""
     save_total_limit: Count = 1
