@@ -13,7 +13,7 @@ FEWEST_BOUNDARIES = 128
 """The list of boundaries is as long as this or a power of two above: compiled code sees few different lengths."""
 
 _LONG = 4096
-"""Tokens from which on attention takes a tenth of a layer's time."""
+"""Tokens of a sample whose attention is worth a kernel of its own; compiled layers get a second variant for it."""
 
 
 class TokenSample(Protocol):
