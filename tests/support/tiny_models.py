@@ -48,6 +48,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
     "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64},
     "phi": {"num_key_value_heads": 4},
+    "olmo2": {"num_key_value_heads": 2},
     "mixtral": _MOE_SHAPE | {"num_local_experts": 4},
     "qwen3_moe": _MOE_SHAPE | {"head_dim": 16, "num_experts": 4, "moe_intermediate_size": 32},
 }

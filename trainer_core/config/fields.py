@@ -320,7 +320,8 @@ class Config:
     autocast: Literal["auto", "on"] = "auto"
     """Mixed precision by autocast on a GPU. `auto`: only where parts of the model are in fp32."""
     torch_compile: Choice = "auto"
-    """Compile each layer of the model. `auto`: on a GPU, with `tokens_per_batch`, for 100 steps or more."""
+    """Compile each layer of the model. `auto`: on a GPU, with `tokens_per_batch`, for 100 steps or more; not for an
+    adapter on 16-bit weights without checkpoints, which is as fast with Liger's kernels, nor with `tiled_mlp`."""
     use_liger_kernel: Choice = "auto"
     """Use Liger's kernels for norms, rotary positions and gated MLPs. `auto`: on a GPU, where Liger knows the model
     and its layers are not compiled."""
@@ -333,6 +334,9 @@ class Config:
     offload_activations: bool = False
     """Keep the inputs of layers that compute their activations anew in host memory: less memory on the GPU, and copies
     beside the computation. Needs `use_gradient_checkpointing` or `activation_memory_budget_gib`."""
+    tiled_mlp: Choice = "auto"
+    """Compute the MLPs of long rows a tile of tokens after the other: less memory on the GPU. `auto`: with
+    `offload_activations`, where layers are not compiled, and rows are of 8,192 tokens or more."""
     tokenize_once: Literal["auto", "off"] = "auto"
     """Tokenise the data before the first step, and keep the tokens for later trainings on the same data. `auto`: where
     data set and collator give the same samples each time."""

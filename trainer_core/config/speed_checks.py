@@ -23,6 +23,9 @@ def find_speed_problems(config: "Config") -> Iterator[Problem]:
         yield Problem(message, "fp8_base", "conflict")
     if config.lean_lora == "on" and not config.apply_lora:
         yield Problem("lean_lora='on' is about an adapter; set apply_lora", "lean_lora", "conflict")
+    if config.tiled_mlp == "on" and config.torch_compile == "on":
+        message = "tiled_mlp='on' is for layers that are not compiled; leave torch_compile='on' out"
+        yield Problem(message, "tiled_mlp", "conflict")
     if config.fused_loss == "on" and config.label_smoothing_factor:
         message = "fused_loss='on' never holds all logits, which label_smoothing_factor looks at; leave one of them out"
         yield Problem(message, "fused_loss", "conflict")
@@ -36,6 +39,7 @@ def _find_row_problems(config: "Config") -> Iterator[Problem]:
         "torch_compile": config.torch_compile == "on",
         "activation_memory_budget_gib": config.activation_memory_budget_gib is not None,
         "offload_activations": config.offload_activations,
+        "tiled_mlp": config.tiled_mlp == "on",
     }
     if config.packing == "off":
         for param in (param for param, is_wanted in wanted.items() if is_wanted):
@@ -57,6 +61,7 @@ def _find_shard_problems(config: "Config") -> Iterator[Problem]:
         "fp8_base": config.fp8_base,
         "activation_memory_budget_gib": config.activation_memory_budget_gib is not None,
         "offload_activations": config.offload_activations,
+        "tiled_mlp": config.tiled_mlp == "on",
     }
     for param in (param for param, is_wanted in taken.items() if is_wanted):
         message = f"{param} changes layers that DeepSpeed or FSDP takes over; leave one of them out"

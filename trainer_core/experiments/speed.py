@@ -26,14 +26,18 @@ from trainer_core.kernels.fp8_linear import convert_base_to_fp8, find_fp8_obstac
 from trainer_core.kernels.fused_loss import FusedLoss, find_obstacle
 from trainer_core.kernels.liger import apply_liger, remove_liger
 from trainer_core.kernels.lora_linear import make_lean
+from trainer_core.kernels.offloaded_checkpoint import OffloadedCheckpoint
+from trainer_core.kernels.tiled_mlp import TILE_TOKENS, find_tiling_obstacle, looks_at_output, tile_mlps
 from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.collator import RowCollator
 from trainer_core.padding_free.model_check import (
     adds_loss_of_passes,
+    build_probe_row,
     build_probe_samples,
     find_unexactness,
+    has_experts,
     has_unused_weights,
 )
 from trainer_core.padding_free.rows import build_row
@@ -58,6 +62,8 @@ class SpeedUps(TokenData):
     _fused_loss: FusedLoss | None = None
     _row_attention: RowAttention | None = None
     _num_checkpointed: int | None = None
+    _store: OffloadedCheckpoint | None = None
+    """Keeps what layers begin with in host memory."""
     _is_sharded = False
     _probe: Any = None
     """What is tried in the model's place where the model itself cannot be run before the trainer has it."""
@@ -84,6 +90,8 @@ class SpeedUps(TokenData):
             self._choose_precision()
             self._choose_ddp()
         self._choose_layers()
+        self._store = OffloadedCheckpoint() if self.config.offload_activations else None
+        self._choose_tiles()
         self._choose_checkpoints()
         self._probe = None
 
@@ -101,7 +109,8 @@ class SpeedUps(TokenData):
             trainer.length_sampler = sampler
             trainer.add_callback(SamplerEpochCallback(sampler))
         if self._num_checkpointed is not None:
-            trainer.add_callback(self._build_checkpoints(self._num_checkpointed))
+            checkpoints = CheckpointedLayers(self._get_base(), num_layers=self._num_checkpointed, store=self._store)
+            trainer.add_callback(checkpoints)
         if self._row_attention is not None:
             assert isinstance(self.collator, RowCollator)
             trainer.padding_collator = self.collator.collator.pad
@@ -309,15 +318,43 @@ class SpeedUps(TokenData):
         self._tell_choice("torch_compile", "compiles each layer of the model", obstacle)
         if obstacle is None:
             return
-        obstacle = _say_off(config, "use_liger_kernel") or find_liger_obstacle(base)
+        obstacle = self._find_liger_obstacle()
         if obstacle is None:
             apply_liger(base)
         self._tell_choice("use_liger_kernel", "uses Liger's kernels for norms, positions and MLPs", obstacle)
 
-    def _build_checkpoints(self, num_layers: int) -> CheckpointedLayers:
-        return CheckpointedLayers(
-            self._get_base(), num_layers=num_layers, is_offloading=self.config.offload_activations
-        )
+    def _choose_tiles(self) -> None:
+        obstacle = self._find_tiling_obstacle()
+        if obstacle is None:
+            layers, run = find_layers(self._get_base()), self._run_probe
+            assert self._row_attention is not None
+            with self._row_attention.active():
+                is_output_needed = looks_at_output(layers[0], run=run)
+            tile_mlps(layers, store=self._store, is_output_needed=is_output_needed)
+        self._tell_choice("tiled_mlp", "computes the MLPs of long rows tile by tile", obstacle)
+
+    def _find_tiling_obstacle(self) -> str | None:
+        config, base = self.config, self._get_base()
+        is_wanted = config.tiled_mlp == "on"
+        if config.tiled_mlp == "off" or not (is_wanted or config.offload_activations):
+            return _say_off(config, "tiled_mlp") or "activations are not spared in host memory"
+        if self._row_attention is None or not isinstance(self.collator, RowCollator):
+            return "it is for samples in rows"
+        if self._is_sharded:
+            return _IN_SHARDS
+        if self._find_compile_obstacle() is None:
+            return "the layers are compiled"
+        capacity = self.collator.shape.capacity
+        if not is_wanted and capacity < 2 * TILE_TOKENS:
+            return f"rows of {capacity} tokens are not long"
+        if has_experts(base.config):
+            return "the model chooses among experts"
+        with self._row_attention.active():
+            return find_tiling_obstacle(find_layers(base), run=self._run_probe)
+
+    def _run_probe(self) -> None:
+        base = self._get_base()
+        base(**build_probe_row(build_probe_samples(base.config)).to(self._find_device()).inputs)
 
     def _build_token_budget(self) -> TokenBudgetSampler | None:
         config, arguments = self.config, self.training_arguments
@@ -361,7 +398,11 @@ class SpeedUps(TokenData):
 
     def _find_compile_obstacle(self) -> str | None:
         assert self.training_arguments is not None
-        return choose_compilation(self.config, arguments=self.training_arguments)
+        has_liger = self._find_liger_obstacle() is None
+        return choose_compilation(self.config, arguments=self.training_arguments, has_liger=has_liger)
+
+    def _find_liger_obstacle(self) -> str | None:
+        return _say_off(self.config, "use_liger_kernel") or find_liger_obstacle(self._get_base())
 
     def _get_base(self) -> Any:
         return _strip(self._get_model())

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.kernels.compiled_layers import find_layers
+from trainer_core.kernels.layer_inputs import find_inputs
 from trainer_core.kernels.offloaded_checkpoint import OffloadedCheckpoint
 from trainer_core.padding_free.attention import RowAttention
 from trainer_core.padding_free.rows import Row
@@ -42,13 +43,9 @@ def count_checkpointed(
     return min(len(layers), max(0, int(-(-excess // spared))))
 
 
-class _InputsFoundError(Exception):
-    """Ends a forward pass at the layer that was waited for."""
-
-
 def measure_layer_bytes(layer: Any, *, run: Callable[[], object]) -> int:
     """Bytes that a layer keeps for its backward pass, its output among them, when `run` runs the model forward."""
-    args, kwargs = _find_inputs(layer, run=run)
+    args, kwargs = find_inputs(layer, run=run)
     if not next(layer.parameters()).is_cuda:
         return _sum_saved_bytes(layer, run=lambda: layer(*args, **kwargs))
     # The first call compiles, and takes what libraries keep for good.
@@ -58,23 +55,6 @@ def measure_layer_bytes(layer: Any, *, run: Callable[[], object]) -> int:
     kept = torch.cuda.memory_allocated() - before
     del output
     return kept
-
-
-def _find_inputs(layer: Any, *, run: Callable[[], object]) -> tuple[Any, Any]:
-    found: list[tuple[Any, Any]] = []
-
-    def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
-        found.append((args, kwargs))
-        raise _InputsFoundError
-
-    handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        run()
-    except _InputsFoundError:
-        pass
-    finally:
-        handle.remove()
-    return found[0]
 
 
 def _sum_saved_bytes(layer: nn.Module, *, run: Callable[[], object]) -> int:
@@ -96,11 +76,11 @@ def _sum_saved_bytes(layer: nn.Module, *, run: Callable[[], object]) -> int:
 class CheckpointedLayers(TrainerCallback):
     """Leaves checkpointing to the first layers, after the trainer has turned it on for all."""
 
-    def __init__(self, model: Any, *, num_layers: int, is_offloading: bool) -> None:
-        """`is_offloading`: the inputs of these layers are kept in host memory."""
+    def __init__(self, model: Any, *, num_layers: int, store: OffloadedCheckpoint | None) -> None:
+        """`store`: keeps the inputs of these layers in host memory; None: they stay on the device."""
         self._model = model
         self._num_layers = num_layers
-        self._checkpoint = OffloadedCheckpoint() if is_offloading else None
+        self._store = store
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -109,5 +89,5 @@ class CheckpointedLayers(TrainerCallback):
         layers: list[Any] = find_layers(self._model)
         for number, layer in enumerate(layers):
             layer.gradient_checkpointing = number < self._num_layers
-            if self._checkpoint is not None:
-                layer._gradient_checkpointing_func = self._checkpoint
+            if self._store is not None:
+                layer._gradient_checkpointing_func = self._store

@@ -21,14 +21,16 @@ __all__ = [
     "find_liger_obstacle",
 ]
 
+_LONG_ROW = 32_768
+"""Tokens of a row from which on memory goes before compiled layers, which hold more of it."""
 _MIN_STEPS = 100
 """Compiling takes 10 to 30 s: as long as so many steps of a model that is worth it."""
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.02}
 """Largest difference of two ways' mean loss, in nats."""
 
 
-def choose_compilation(config: Config, *, arguments: TrainingArguments) -> str | None:
-    """Why the layers are not compiled; None: they are."""
+def choose_compilation(config: Config, *, arguments: TrainingArguments, has_liger: bool) -> str | None:
+    """Why the layers are not compiled; None: they are. `has_liger`: they can have Liger's kernels instead."""
     if config.torch_compile == "off":
         return "torch_compile is 'off'"
     if obstacle := find_compile_obstacle():
@@ -39,9 +41,25 @@ def choose_compilation(config: Config, *, arguments: TrainingArguments) -> str |
         return "layers in 8 bits cannot be compiled"
     if config.tokens_per_batch is None:
         return "rows of a count of samples have too many different lengths; set tokens_per_batch"
+    if config.tiled_mlp == "on" or _spares_memory(config):
+        return "MLPs are computed tile by tile"
+    if has_liger and _is_plain_lora(config):
+        return "an adapter on 16-bit weights is as fast with Liger's kernels, from the first step on"
     if 0 < arguments.max_steps < _MIN_STEPS:
         return f"{arguments.max_steps} steps are over before it pays"
     return None
+
+
+def _spares_memory(config: Config) -> bool:
+    is_long = config.tokens_per_batch is not None and config.tokens_per_batch >= _LONG_ROW
+    return is_long and config.offload_activations and config.tiled_mlp != "off" and not config.fp8_base
+
+
+def _is_plain_lora(config: Config) -> bool:
+    """What was measured both ways on one GPU."""
+    is_quantized = config.load_in_4bit or config.from_gptq or config.fp8_base
+    has_checkpoints = config.use_gradient_checkpointing or config.activation_memory_budget_gib is not None
+    return config.apply_lora and not is_quantized and not has_checkpoints
 
 
 @torch.no_grad()

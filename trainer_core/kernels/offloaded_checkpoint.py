@@ -1,9 +1,12 @@
 """Checkpoints of activations that lie in host memory until the backward pass comes back to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from trainer_core.kernels.replay import Surroundings
 
 Run = Callable[..., torch.Tensor]
 
@@ -15,6 +18,9 @@ class OffloadedCheckpoint:
     while the layer after it is gone through backward. To be put in the place of a layer's checkpointing function.
     """
 
+    is_recomputing = False
+    """Whether a layer is run once more, for the gradients alone: nobody looks at its output."""
+
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
         self._kept: list[_KeptInput] = []
@@ -25,6 +31,15 @@ class OffloadedCheckpoint:
             return run(hidden, *args)
         result: torch.Tensor = _Checkpoint.apply(hidden, run, self)  # type: ignore[no-untyped-call]
         return result
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """`is_recomputing` inside."""
+        self.is_recomputing = True
+        try:
+            yield
+        finally:
+            self.is_recomputing = False
 
     def keep(self, hidden: torch.Tensor) -> "_KeptInput":
         """Starts an input's way to host memory."""
@@ -87,28 +102,14 @@ class _Checkpoint(torch.autograd.Function):
         ctx.run, ctx.store = run, store
         ctx.kept = store.keep(hidden)
         # Dropout is to drop the same numbers again.
-        ctx.random_states = _read_random_states(hidden)
+        ctx.surroundings = Surroundings(hidden.device)
         with torch.no_grad():
             return run(hidden)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         hidden = ctx.store.bring(ctx.kept).detach().requires_grad_()
-        now = _read_random_states(hidden)
-        _set_random_states(hidden, ctx.random_states)
-        with torch.enable_grad():
+        with ctx.surroundings.again(), ctx.store.recomputing():
             result = ctx.run(hidden)
-        _set_random_states(hidden, now)
         torch.autograd.backward(result, grads)
         return hidden.grad, None, None
-
-
-def _read_random_states(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    on_device = torch.cuda.get_rng_state(hidden.device) if hidden.is_cuda else None
-    return torch.get_rng_state(), on_device
-
-
-def _set_random_states(hidden: torch.Tensor, states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
-    torch.set_rng_state(states[0])
-    if states[1] is not None:
-        torch.cuda.set_rng_state(states[1], hidden.device)

@@ -87,7 +87,7 @@ def find_unexactness(model: Any, *, device: Any) -> str | None:
     first = len(samples[0].input_ids)
     own, after = logits_TV[first:], changed_logits_TV[first:]
     if not torch.equal(own, after):
-        is_rounding = _has_experts(base.config) and _is_rounding(own, after)
+        is_rounding = has_experts(base.config) and _is_rounding(own, after)
         if not (is_rounding and _is_apart(model, samples, device=device)):
             return "a sample's numbers change with another sample of its row"
     difference = float((found - expected).abs().mean())
@@ -97,7 +97,7 @@ def find_unexactness(model: Any, *, device: Any) -> str | None:
     return None
 
 
-def _has_experts(settings: Any) -> bool:
+def has_experts(settings: Any) -> bool:
     """Whether a model chooses among experts: settings of dense ones may name them, too, as 0, 1 or None."""
     text_settings = settings.get_text_config()
     # DBRX names them in a part of its settings, others for each layer.
@@ -157,7 +157,7 @@ def has_unused_weights(model: Any, *, device: Any) -> bool:
     The model is left as it is, without gradients. `device`: where it lies.
     """
     base = _get_base(model)
-    if _has_experts(base.config):
+    if has_experts(base.config):
         return True
     row = build_probe_row(build_probe_samples(base.config)).to(device)
     with _inference(model), RowAttention(base).active():
