@@ -89,6 +89,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "without the fused loss": {"fused_loss": "off"},
     "without lean LoRA": {"lean_lora": "off"},
     "with autocast": {"autocast": "on"},
+    "without tiled MLPs": {"tiled_mlp": "off"},
     "without packing": {
         **{"packing": "off", "tokens_per_batch": None, "torch_compile": "off"},
         **{"fused_loss": "off", "lean_lora": "off", "autocast": "on", "use_liger_kernel": "off"},

@@ -110,6 +110,7 @@ class _Checkpoint(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         hidden = ctx.store.bring(ctx.kept).detach().requires_grad_()
         with ctx.surroundings.again(), ctx.store.recomputing():
-            result = ctx.run(hidden)
-        torch.autograd.backward(result, grads)
+            # Of the result only the way to it is kept: its numbers are as large as the input's.
+            edge = torch.autograd.graph.get_gradient_edge(ctx.run(hidden))
+        torch.autograd.backward(edge, grads)
         return hidden.grad, None, None
