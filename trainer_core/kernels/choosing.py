@@ -43,7 +43,8 @@ def choose_compilation(config: Config, *, arguments: TrainingArguments, has_lige
         return "rows of a count of samples have too many different lengths; set tokens_per_batch"
     if config.tiled_mlp == "on" or _spares_memory(config):
         return "MLPs are computed tile by tile"
-    if has_liger and _is_plain_lora(config):
+    # Ranks wait for the slowest one's Python, of which compiled layers have less.
+    if has_liger and arguments.world_size == 1 and _is_plain_lora(config):
         return "an adapter on 16-bit weights is as fast with Liger's kernels, from the first step on"
     if 0 < arguments.max_steps < _MIN_STEPS:
         return f"{arguments.max_steps} steps are over before it pays"
