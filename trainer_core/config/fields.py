@@ -336,8 +336,9 @@ class Config:
     """Keep the inputs of layers that compute their activations anew in host memory: less memory on the GPU, and copies
     beside the computation. Needs `use_gradient_checkpointing` or `activation_memory_budget_gib`."""
     tiled_mlp: Choice = "auto"
-    """Compute the MLPs of long rows a tile of tokens after the other: less memory on the GPU. `auto`: with
-    `offload_activations`, where layers are not compiled, and rows are of 8,192 tokens or more."""
+    """Compute the MLPs of long rows a tile of 4,096 tokens after the other: less memory on the GPU. `auto`: with
+    `offload_activations`, in rows of 8,192 tokens or more where layers are not compiled, which from 32,768 tokens on
+    they are not (but with `fp8_base`)."""
     tokenize_once: Literal["auto", "off"] = "auto"
     """Tokenise the data before the first step, and keep the tokens for later trainings on the same data. `auto`: where
     data set and collator give the same samples each time."""

@@ -23,6 +23,9 @@ def find_speed_problems(config: "Config") -> Iterator[Problem]:
         yield Problem(message, "fp8_base", "conflict")
     if config.lean_lora == "on" and not config.apply_lora:
         yield Problem("lean_lora='on' is about an adapter; set apply_lora", "lean_lora", "conflict")
+    if config.use_liger_kernel == "on" and config.torch_compile == "on":
+        message = "use_liger_kernel='on' is for layers that are not compiled; leave torch_compile='on' out"
+        yield Problem(message, "use_liger_kernel", "conflict")
     if config.tiled_mlp == "on" and config.torch_compile == "on":
         message = "tiled_mlp='on' is for layers that are not compiled; leave torch_compile='on' out"
         yield Problem(message, "tiled_mlp", "conflict")

@@ -1,7 +1,8 @@
 """What makes a training fast without changing what it learns: chosen, proven on the model, and told as events."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from trainer_core.kernels.choosing import (
     find_autocast_obstacle,
     find_lean_obstacle,
     find_liger_obstacle,
+    prefers_tiles,
 )
 from trainer_core.kernels.compiled_layers import compile_layers, find_layers
 from trainer_core.kernels.fp8_linear import convert_base_to_fp8, find_fp8_obstacle
@@ -27,7 +29,14 @@ from trainer_core.kernels.fused_loss import FusedLoss, find_obstacle
 from trainer_core.kernels.liger import apply_liger, remove_liger
 from trainer_core.kernels.lora_linear import make_lean
 from trainer_core.kernels.offloaded_checkpoint import OffloadedCheckpoint
-from trainer_core.kernels.tiled_mlp import TILE_TOKENS, find_tiling_obstacle, looks_at_output, tile_mlps
+from trainer_core.kernels.replay import Surroundings
+from trainer_core.kernels.tiled_mlp import (
+    find_length_obstacle,
+    find_tiling_obstacle,
+    needs_outputs,
+    remove_tiles,
+    tile_mlps,
+)
 from trainer_core.models.dtype import choose_dtype, get_dtype_name
 from trainer_core.models.kbit import CHECKPOINTING_OPTIONS
 from trainer_core.padding_free.attention import RowAttention
@@ -37,6 +46,7 @@ from trainer_core.padding_free.model_check import (
     build_probe_row,
     build_probe_samples,
     find_unexactness,
+    get_base,
     has_experts,
     has_unused_weights,
 )
@@ -65,6 +75,8 @@ class SpeedUps(TokenData):
     _store: OffloadedCheckpoint | None = None
     """Keeps what layers begin with in host memory."""
     _is_sharded = False
+    _tiling_obstacle: str | None = "samples are padded"
+    """Why MLPs cannot go tile by tile, but for the layers' being compiled."""
     _probe: Any = None
     """What is tried in the model's place where the model itself cannot be run before the trainer has it."""
 
@@ -72,6 +84,7 @@ class SpeedUps(TokenData):
         """Does nothing for a trainer that was passed: it trains its own model."""
         if self.trainer is not None or self.training_arguments is None:
             return
+        remove_tiles(self._get_model())
         self._is_sharded = is_sharding_asked_for(self.config)
         if not self._is_sharded:
             self._place_model()
@@ -149,6 +162,8 @@ class SpeedUps(TokenData):
                 raise ConfigError([Problem(message, param, "conflict")])
             self._tell("decision", f"pads short samples: {obstacle}", packing="off", reason=obstacle)
             return
+        self._row_attention = RowAttention(self._get_base())
+        self._tiling_obstacle = self._find_tiling_obstacle()
         is_compiled = self._find_compile_obstacle() is None
         shape = choose_row_shape(
             config,
@@ -161,7 +176,6 @@ class SpeedUps(TokenData):
         if config.tokens_per_batch is None and not self._is_sharded:
             merge_accumulation(arguments)
         self.collator = RowCollator(self.collator, shape=shape)  # type: ignore[arg-type]
-        self._row_attention = RowAttention(self._get_base())
         self._tell(
             "decision",
             f"lays samples end to end in rows of up to {shape.capacity} tokens, without padding",
@@ -202,7 +216,7 @@ class SpeedUps(TokenData):
             _say_off(config, "fused_loss")
             or ("it is for samples in rows" if self._row_attention is None else None)
             or ("label smoothing looks at all logits" if config.label_smoothing_factor else None)
-            or find_obstacle(_strip(self._probe))
+            or find_obstacle(get_base(self._probe))
             or compare_losses(self._probe, device=self._find_device(), is_in_head=is_in_head)
         )
         if obstacle is None:
@@ -318,39 +332,46 @@ class SpeedUps(TokenData):
         self._tell_choice("torch_compile", "compiles each layer of the model", obstacle)
         if obstacle is None:
             return
-        obstacle = self._find_liger_obstacle()
+        obstacle = _say_off(config, "use_liger_kernel") or find_liger_obstacle(base)
         if obstacle is None:
             apply_liger(base)
         self._tell_choice("use_liger_kernel", "uses Liger's kernels for norms, positions and MLPs", obstacle)
 
     def _choose_tiles(self) -> None:
-        obstacle = self._find_tiling_obstacle()
+        is_asked_for = self.config.tiled_mlp == "on"
+        obstacle = self._tiling_obstacle
+        if obstacle is None and isinstance(self.collator, RowCollator):
+            obstacle = find_length_obstacle(self.collator.shape.capacity, is_asked_for=is_asked_for)
+        if obstacle is None and self._find_compile_obstacle() is None:
+            obstacle = "the layers are compiled"
         if obstacle is None:
-            layers, run = find_layers(self._get_base()), self._run_probe
-            assert self._row_attention is not None
-            with self._row_attention.active():
-                is_output_needed = looks_at_output(layers[0], run=run)
-            tile_mlps(layers, store=self._store, is_output_needed=is_output_needed)
+            layers = find_layers(self._get_base())
+            # As in training, with its dropout.
+            self._get_model().train()
+            with self._probing():
+                is_passing_over = self._store is not None and not needs_outputs(layers, run=self._run_probe)
+            tile_mlps(layers, store=self._store if is_passing_over else None)
         self._tell_choice("tiled_mlp", "computes the MLPs of long rows tile by tile", obstacle)
 
     def _find_tiling_obstacle(self) -> str | None:
         config, base = self.config, self._get_base()
-        is_wanted = config.tiled_mlp == "on"
-        if config.tiled_mlp == "off" or not (is_wanted or config.offload_activations):
-            return _say_off(config, "tiled_mlp") or "activations are not spared in host memory"
-        if self._row_attention is None or not isinstance(self.collator, RowCollator):
-            return "it is for samples in rows"
+        if config.tiled_mlp == "off":
+            return "tiled_mlp is 'off'"
+        if config.tiled_mlp == "auto" and not config.offload_activations:
+            return "activations do not go to host memory"
         if self._is_sharded:
             return _IN_SHARDS
-        if self._find_compile_obstacle() is None:
-            return "the layers are compiled"
-        capacity = self.collator.shape.capacity
-        if not is_wanted and capacity < 2 * TILE_TOKENS:
-            return f"rows of {capacity} tokens are not long"
         if has_experts(base.config):
             return "the model chooses among experts"
-        with self._row_attention.active():
+        with self._probing():
             return find_tiling_obstacle(find_layers(base), run=self._run_probe)
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        """Layers can be run on a short row inside; random numbers go on afterwards as if they had not been."""
+        assert self._row_attention is not None
+        with self._row_attention.active(), Surroundings(self._find_device()).again():
+            yield
 
     def _run_probe(self) -> None:
         base = self._get_base()
@@ -391,6 +412,8 @@ class SpeedUps(TokenData):
         self._tell("decision", message, **data, **({} if obstacle is None else {"reason": obstacle}))
 
     def _tell_halved(self, what: str) -> None:
+        if self._store is not None:
+            self._store.forget()
         self._tell_warning(
             f"the device's memory is too small: {what} at most from now on, and an optimizer step the same samples as "
             "before"
@@ -398,25 +421,21 @@ class SpeedUps(TokenData):
 
     def _find_compile_obstacle(self) -> str | None:
         assert self.training_arguments is not None
-        has_liger = self._find_liger_obstacle() is None
-        return choose_compilation(self.config, arguments=self.training_arguments, has_liger=has_liger)
-
-    def _find_liger_obstacle(self) -> str | None:
-        return _say_off(self.config, "use_liger_kernel") or find_liger_obstacle(self._get_base())
+        return choose_compilation(
+            self.config,
+            model=self._get_model(),
+            arguments=self.training_arguments,
+            is_tiled=self._tiling_obstacle is None and prefers_tiles(self.config),
+        )
 
     def _get_base(self) -> Any:
-        return _strip(self._get_model())
+        return get_base(self._get_model())
 
     def _find_device(self) -> torch.device:
         """Where the model is, or will be once it is in shards."""
         assert self.training_arguments is not None
         device: torch.device = self.training_arguments.device if self._is_sharded else self._get_model().device
         return device
-
-
-def _strip(model: Any) -> Any:
-    """The model below its adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _say_off(config: Config, key: str) -> str | None:

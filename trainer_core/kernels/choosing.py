@@ -11,7 +11,7 @@ from trainer_core.kernels.fused_loss import FusedLoss
 from trainer_core.kernels.liger import find_liger_obstacle
 from trainer_core.kernels.lora_linear import find_lora_layers, is_plain
 from trainer_core.padding_free.attention import RowAttention
-from trainer_core.padding_free.model_check import build_probe_row, build_probe_samples
+from trainer_core.padding_free.model_check import build_probe_row, build_probe_samples, get_base
 
 __all__ = [
     "choose_compilation",
@@ -23,14 +23,15 @@ __all__ = [
 
 _LONG_ROW = 32_768
 """Tokens of a row from which on memory goes before compiled layers, which hold more of it."""
+_SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 _MIN_STEPS = 100
 """Compiling takes 10 to 30 s: as long as so many steps of a model that is worth it."""
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.02}
 """Largest difference of two ways' mean loss, in nats."""
 
 
-def choose_compilation(config: Config, *, arguments: TrainingArguments, has_liger: bool) -> str | None:
-    """Why the layers are not compiled; None: they are. `has_liger`: they can have Liger's kernels instead."""
+def choose_compilation(config: Config, *, model: Any, arguments: TrainingArguments, is_tiled: bool) -> str | None:
+    """Why the layers are not compiled; None: they are. `is_tiled`: their MLPs are to go tile by tile."""
     if config.torch_compile == "off":
         return "torch_compile is 'off'"
     if obstacle := find_compile_obstacle():
@@ -41,26 +42,36 @@ def choose_compilation(config: Config, *, arguments: TrainingArguments, has_lige
         return "layers in 8 bits cannot be compiled"
     if config.tokens_per_batch is None:
         return "rows of a count of samples have too many different lengths; set tokens_per_batch"
-    if config.tiled_mlp == "on" or _spares_memory(config):
+    if is_tiled:
         return "MLPs are computed tile by tile"
-    # Ranks wait for the slowest one's Python, of which compiled layers have less.
-    if has_liger and arguments.world_size == 1 and _is_plain_lora(config):
+    if config.use_liger_kernel == "on":
+        return "use_liger_kernel is 'on'"
+    if _is_faster_with_liger(config, model=model, arguments=arguments):
         return "an adapter on 16-bit weights is as fast with Liger's kernels, from the first step on"
     if 0 < arguments.max_steps < _MIN_STEPS:
         return f"{arguments.max_steps} steps are over before it pays"
     return None
 
 
-def _spares_memory(config: Config) -> bool:
+def prefers_tiles(config: Config) -> bool:
+    """Whether MLPs that can go tile by tile do so rather than be compiled."""
     is_long = config.tokens_per_batch is not None and config.tokens_per_batch >= _LONG_ROW
-    return is_long and config.offload_activations and config.tiled_mlp != "off" and not config.fp8_base
+    return config.tiled_mlp == "on" or (is_long and config.offload_activations and not config.fp8_base)
 
 
-def _is_plain_lora(config: Config) -> bool:
-    """What was measured both ways on one GPU."""
-    is_quantized = config.load_in_4bit or config.from_gptq or config.fp8_base
-    has_checkpoints = config.use_gradient_checkpointing or config.activation_memory_budget_gib is not None
-    return config.apply_lora and not is_quantized and not has_checkpoints
+def _is_faster_with_liger(config: Config, *, model: Any, arguments: TrainingArguments) -> bool:
+    """What was measured both ways: LoRA on 16-bit weights that keeps all activations, on one GPU.
+
+    Ranks wait for the slowest one's Python, of which compiled layers have less.
+    """
+    if arguments.world_size > 1 or config.use_liger_kernel == "off" or find_liger_obstacle(get_base(model)):
+        return False
+    if config.use_gradient_checkpointing or config.activation_memory_budget_gib is not None or config.fp8_base:
+        return False
+    layers = find_lora_layers(model)
+    is_plain_lora = bool(layers) and all(is_plain(layer) for layer in layers)
+    weights = [getattr(layer.get_base_layer(), "weight", None) for layer in layers]
+    return is_plain_lora and all(weight is not None and weight.dtype in _SIXTEEN_BITS for weight in weights)
 
 
 @torch.no_grad()
@@ -69,7 +80,7 @@ def compare_losses(model: Any, *, device: torch.device, is_in_head: bool = False
 
     The model is left as it is.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = get_base(model)
     row = build_probe_row(build_probe_samples(base.config)).to(device)
     was_training = model.training
     fused_loss = FusedLoss(base, is_in_head=is_in_head)

@@ -49,6 +49,10 @@ class OffloadedCheckpoint:
         self._kept.append(kept)
         return kept
 
+    def forget(self) -> None:
+        """Lets go of the inputs of a pass that will not be gone through backward."""
+        self._kept.clear()
+
     def bring(self, kept: "_KeptInput") -> torch.Tensor:
         """An input on its device again; the one that will be asked for next is sent for at the same time."""
         hidden = kept.receive()

@@ -1,7 +1,7 @@
 """Running a part of a model a second time as it ran the first time."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 
@@ -18,24 +18,29 @@ class Surroundings:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """They hold inside; random numbers go on outside as if nothing had been run."""
+        """They hold inside, where gradients are recorded; outside random numbers go on as if nothing had been run."""
         now = _read_random_states(self._device)
         _set_random_states(self._device, self._states)
         try:
-            with ExitStack() as stack:
-                stack.enter_context(torch.enable_grad())
-                stack.enter_context(torch.autocast(self._device.type, dtype=self._dtype, enabled=self._is_autocast))
+            autocast = torch.autocast(self._device.type, dtype=self._dtype, enabled=self._is_autocast)
+            with torch.enable_grad(), autocast:
                 yield
         finally:
             _set_random_states(self._device, now)
 
+    def have_drawn(self) -> bool:
+        """Whether random numbers have been drawn since."""
+        return not all(
+            torch.equal(state, now) for state, now in zip(self._states, _read_random_states(self._device), strict=True)
+        )
 
-def _read_random_states(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), on_device
+
+def _read_random_states(device: torch.device) -> list[torch.Tensor]:
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
 
 
-def _set_random_states(device: torch.device, states: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+def _set_random_states(device: torch.device, states: list[torch.Tensor]) -> None:
     torch.set_rng_state(states[0])
-    if states[1] is not None:
-        torch.cuda.set_rng_state(states[1], device)
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)

@@ -68,7 +68,7 @@ def find_unexactness(model: Any, *, device: Any) -> str | None:
     numbers as they are to the last bit, or with experts but for rounding: then no gradient may flow from one to the
     other. `device`: where the model lies.
     """
-    base = _get_base(model)
+    base = get_base(model)
     samples = build_probe_samples(base.config)
     changed = [_Sample(list(reversed(samples[0].input_ids))), *samples[1:]]
     try:
@@ -123,7 +123,7 @@ def _is_apart(model: Any, samples: Sequence[_Sample], *, device: Any) -> bool:
     However little flows from one sample to another, this is not zero; where nothing does, zeros are added up, which no
     precision rounds. A change of words tells this less well: it is rounded.
     """
-    base = _get_base(model)
+    base = get_base(model)
     first = len(samples[0].input_ids)
     try:
         with torch.enable_grad(), _inference(model), RowAttention(base).active(), _record_words(base) as words:
@@ -156,7 +156,7 @@ def has_unused_weights(model: Any, *, device: Any) -> bool:
 
     The model is left as it is, without gradients. `device`: where it lies.
     """
-    base = _get_base(model)
+    base = get_base(model)
     if has_experts(base.config):
         return True
     row = build_probe_row(build_probe_samples(base.config)).to(device)
@@ -167,7 +167,8 @@ def has_unused_weights(model: Any, *, device: Any) -> bool:
     return is_unused
 
 
-def _get_base(model: Any) -> Any:
+def get_base(model: Any) -> Any:
+    """The model below its adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from trainer_core.collators.row_check import encodes_samples
 from trainer_core.config import Config
-from trainer_core.padding_free.model_check import find_unexact_layers
+from trainer_core.padding_free.model_check import find_unexact_layers, get_base
 from trainer_core.padding_free.rows import RowShape
 from trainer_core.trainers.row_trainer import OVERRIDES, RowTrainer
 
@@ -30,7 +30,7 @@ def find_row_obstacle(config: Config, *, trainer_cls: type[Trainer], collator: A
         return f"the trainer {trainer_cls.__name__} has a _get_train_sampler of its own, and a budget another order"
     if not encodes_samples(collator):
         return f"the collator {type(collator).__name__} makes its batches itself"
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = get_base(model)
     return find_unexact_layers(base.config)
 
 

@@ -55,6 +55,7 @@ def test_every_field_says_what_it_means() -> None:
         ({"tokens_per_batch": 512, "packing": "off"}, "tokens_per_batch", "conflict", "packing"),
         ({"torch_compile": "on", "packing": "off"}, "torch_compile", "conflict", "samples in rows"),
         ({"packing": "on", "neftune_noise_alpha": 5}, "packing", "conflict", "depends on the length of a row"),
+        ({"torch_compile": "on", "use_liger_kernel": "on"}, "use_liger_kernel", "conflict", "not compiled"),
         ({"lean_lora": "on"}, "lean_lora", "conflict", "set apply_lora"),
         ({"fused_loss": "on", "label_smoothing_factor": 0.1}, "fused_loss", "conflict", "label_smoothing_factor"),
         (
