@@ -72,6 +72,19 @@ def test_the_losses_are_the_plain_ones(
     assert {key: decisions.get(key) for key in told} == told
 
 
+def test_tiles_give_the_losses_of_whole_mlps(
+    make_config: Callable[..., Config], gpu_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer_core.kernels.tiled_mlp.TILE_TOKENS", 64)
+    shared = {"model_name_or_path": str(gpu_llama), "apply_lora": True, "lora_dropout": 0.0, "learning_rate": 2e-3}
+    shared |= {"max_steps": 8, "use_gradient_checkpointing": True, "offload_activations": True, **ROWS}
+    whole, tiles = (
+        train(make_config(**shared, tiled_mlp=value, output_dir=str(tmp_path / value)), make_dataset(64))
+        for value in ("off", "on")
+    )
+    assert get_losses(tiles) == pytest.approx(get_losses(whole), abs=0.02)
+
+
 def test_compiled_layers_are_compiled_once_for_all_rows(make_config: Callable[..., Config], gpu_llama: Path) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
