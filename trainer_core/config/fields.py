@@ -320,8 +320,8 @@ class Config:
     autocast: Literal["auto", "on"] = "auto"
     """Mixed precision by autocast on a GPU. `auto`: only where parts of the model are in fp32."""
     torch_compile: Choice = "auto"
-    """Compile each layer of the model. `auto`: on a GPU, with `tokens_per_batch`, for 100 steps or more; not for an
-    adapter on 16-bit weights without checkpoints on one GPU, which is as fast with Liger's kernels, nor with
+    """Compile each layer of the model. `auto`: on a GPU, with `tokens_per_batch`, for 100 steps or more; not for
+    LoRA without dropout or checkpoints on 16-bit weights and one GPU, which is as fast with Liger's kernels, nor with
     `tiled_mlp`."""
     use_liger_kernel: Choice = "auto"
     """Use Liger's kernels for norms, rotary positions and gated MLPs. `auto`: on a GPU, where Liger knows the model

@@ -69,6 +69,7 @@ def test_what_was_not_measured_stays_compiled(changes: dict[str, Any]) -> None:
     assert choose(ROWS, model=build_model(), world_size=2) is None
     assert choose(ROWS, model=build_model(dtype=torch.float32)) is None
     assert choose(ROWS, model=build_model(use_dora=True)) is None
+    assert choose(ROWS, model=build_model(lora_dropout=0.1)) is None
 
 
 def test_a_lora_is_compiled_where_liger_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
