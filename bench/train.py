@@ -44,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=["8b-lora"])
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=["finesmith"])
-    parser.add_argument("--levers", nargs="*", choices=list(LEVERS), help="each turned off in turn; none: all of them")
+    parser.add_argument("--levers", nargs="*", choices=list(LEVERS), help="each off or on in turn; none: all of them")
     parser.add_argument("--losses", action="store_true", help="compares the losses of 20 steps with padded ones")
     parser.add_argument("--timeout", type=float, default=150.0, help="seconds for one run")
     parser.add_argument("--site", action="append", default=[], help="system=folder of packages that it alone uses")

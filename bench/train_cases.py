@@ -84,6 +84,7 @@ CASES: dict[str, Case] = {
 
 LEVERS: dict[str, dict[str, Any]] = {
     "all": {},
+    "with compilation": {"torch_compile": "on"},
     "without compilation": {"torch_compile": "off"},
     "without compilation and Liger": {"torch_compile": "off", "use_liger_kernel": "off"},
     "without the fused loss": {"fused_loss": "off"},
@@ -95,7 +96,7 @@ LEVERS: dict[str, dict[str, Any]] = {
         **{"fused_loss": "off", "lean_lora": "off", "autocast": "on", "use_liger_kernel": "off"},
     },
 }
-"""What is turned off to see what it is worth."""
+"""What is turned off or on to see what it is worth."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,11 @@ def get_losses(experiment: Any) -> list[float]:
     return [record["loss"] for record in experiment.trainer.state.log_history if "loss" in record]
 
 
+def get_weights(experiment: Any) -> dict[str, torch.Tensor]:
+    """What was trained, by name."""
+    return {name: value.detach().clone() for name, value in experiment.model.named_parameters() if value.requires_grad}
+
+
 INPUT_IDS = torch.tensor([[0, 44, 77, 266, 203, 45, 283, 100, 200, 300]])
 
 

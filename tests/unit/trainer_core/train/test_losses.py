@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
+from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, get_weights, make_dataset
 from trainer_core.config import Config
 from trainer_core.context import StepContext
 from trainer_core.datasets import GeneralDataset
@@ -15,10 +15,6 @@ from trainer_core.steps.train import train
 from trainer_core.trainers import LMTrainer, trainers_registry
 
 MakeConfig = Callable[..., Config]
-
-
-def get_weights(experiment: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in experiment.model.named_parameters() if value.requires_grad}
 
 
 @pytest.mark.parametrize("label_smoothing_factor", [0.0, 0.1])

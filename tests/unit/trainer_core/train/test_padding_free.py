@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
+from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, get_weights, make_dataset
 from trainer_core.collators import LMCollator, collators_registry
 from trainer_core.config import Config
 from trainer_core.context import StepContext
@@ -22,10 +22,6 @@ MakeConfig = Callable[..., Config]
 DATA = (make_dataset(16), make_dataset(6))
 EIGHT = {"per_device_train_batch_size": 8}
 PLAIN = {"packing": "off", "fused_loss": "off", "lean_lora": "off"}
-
-
-def get_weights(experiment: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in experiment.model.named_parameters() if value.requires_grad}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_models import build_tiny_model
-from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, make_dataset
+from tests.unit.trainer_core.train.conftest import RecordedEvents, get_losses, get_weights, make_dataset
 from trainer_core.config import Config, build_config
 from trainer_core.context import StepContext
 from trainer_core.errors import ConfigError
@@ -47,10 +47,6 @@ def load(folder: Path) -> Any:
 def run_probe(model: Any) -> Callable[[], object]:
     row = build_probe_row(build_probe_samples(model.config))
     return lambda: model(**row.inputs)
-
-
-def get_weights(experiment: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach() for name, value in experiment.model.named_parameters() if value.requires_grad}
 
 
 @pytest.mark.parametrize("apply_lora", [True, False], ids=["LoRA", "full"])
